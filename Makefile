@@ -1,0 +1,68 @@
+# Everything there is to type. `make` alone lists it.
+PYTHON ?= python3
+NB     ?= $(wildcard notebooks/*.ipynb)
+PORT   ?= 8000
+
+ENV    := .venv/.ready
+VENDOR := _build/vendor/.ready
+HOST   := $(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help book serve lab execute test lint format lock repository clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+book: $(VENDOR) ## build the site into _build/html; a warning is an error, and a failed build leaves no site
+	@jupyter-book build . -W -n --keep-going --quiet || { rm -rf _build/html _build/.doctrees; exit 1; }
+	@echo "The book: $(CURDIR)/_build/html/index.html (make serve shows it)"
+
+serve: book ## show the site at http://localhost:8000 (PORT=... for another)
+	python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+lab: $(ENV) ## open the chapters in JupyterLab
+	jupyter lab --notebook-dir notebooks
+
+execute: $(ENV) ## run every chapter again and store its outputs (NB=notebooks/... for one)
+	python tools/execute.py $(NB)
+
+test: $(ENV) ## check everything: style, helpers, every chapter's outputs, the built site in a browser
+	ruff check . && ruff format --check .
+	pytest tests -m "not site"
+	pytest --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
+	$(MAKE) --no-print-directory book
+	pytest tests -m site
+
+lint: $(ENV) ## check the style of code, notebooks included
+	ruff check . && ruff format --check .
+
+format: $(ENV) ## repair the style of code, notebooks included
+	ruff check --fix . && ruff format .
+
+lock: $(ENV) ## pin what pyproject.toml and package.json ask for (UPGRADE=--upgrade for the newest)
+	uv pip compile -q $(UPGRADE) --universal --python-version 3.11 --group dev pyproject.toml -o requirements.txt --custom-compile-command "make lock"
+	npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved
+
+repository: $(ENV) ## say where the book lives: make repository URL=https://github.com/you/your-fork
+	python tools/repository.py $(URL)
+
+clean: ## remove what was built (the environment .venv stays)
+	rm -rf _build node_modules .pytest_cache .ruff_cache .hypothesis
+
+# The environment: Python's packages, pinned, and helpers itself.
+$(ENV): PATH := $(HOST)
+$(ENV): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("The book needs Python 3.11 to 3.13; $(PYTHON) is %d.%d. Try: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --requirement requirements.txt
+	.venv/bin/pip install --quiet --no-deps --editable .
+	@touch $@
+
+# What pages borrow from npm. node and npm come from the environment, too.
+$(VENDOR): node_modules/.ready tools/vendor.mjs tools/widgets.mjs
+	node tools/vendor.mjs
+	@touch $@
+node_modules/.ready: package-lock.json $(ENV)
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@

@@ -1,0 +1,21 @@
+// Loaded on every page. Fetches the widget code when the reader comes near a widget, and not before.
+document.addEventListener("DOMContentLoaded", () => {
+  const places = [...document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]')];
+  const root = document.documentElement.dataset.content_root;
+  const near = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    near.disconnect();
+    const style = Object.assign(document.createElement("link"), { rel: "stylesheet", href: `${root}_static/widgets/widgets.css` });
+    const script = Object.assign(document.createElement("script"), { type: "module", src: `${root}_static/widgets/widgets.js` });
+    document.head.append(style, script);
+  }, { rootMargin: "800px" });
+  for (const place of places) near.observe(place.parentElement);
+
+  // The theme and MyST label these with less than they show ("Search", without the keys); their text says it all.
+  for (const part of document.querySelectorAll(".search-button-field, details.hide > summary"))
+    part.removeAttribute("aria-label");
+
+  // A formula wider than a phone scrolls by itself; let the keyboard reach it.
+  for (const math of document.querySelectorAll("div.math"))
+    if (math.scrollWidth > math.clientWidth) math.tabIndex = 0;
+});

@@ -1,0 +1,11 @@
+"""The code that the chapters of this book import. Read the modules in this order:
+
+- `models`: images in [0, 1] in, logits out; the ImageNet classifier and the small network for digits
+- `data`: the book's photographs, a reader's own image, handwritten digits
+- `attacks`: perturbation sets, losses, FGSM and PGD
+- `training`: the training loop
+- `plots`, `widgets`: the figures, still and interactive
+- `exercises`: the `check_...` functions that the exercises call
+
+Importing any of them needs no network, and heavy libraries are imported only by the functions that use them.
+"""

@@ -1,0 +1,111 @@
+"""Checks of arguments, shared by the modules. Each raises an error that says what was given and what is allowed."""
+
+import math
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+ROUNDING = 1e-5  # how far outside [0, 1] a pixel may be: resizing float images overshoots by about 1e-7
+
+
+def check_images(x: Tensor, name: str = "x") -> None:
+    """Check that `x` holds floating-point images (N, ...) with N >= 1 and every value in [0, 1].
+
+    Raises:
+        TypeError: `x` is not a floating-point tensor.
+        ValueError: there is no batch axis, no example, or a value outside [0, 1] by more than rounding.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(
+            f"{name} must be a floating-point tensor with values in [0, 1]; got {got}. 8-bit images: x.float() / 255."
+        )
+    if x.ndim < 2 or x.numel() == 0:
+        raise ValueError(f"{name} must have shape (N, ...) with N >= 1; got {tuple(x.shape)}. One image: x[None].")
+    low, high = x.aminmax()
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # written so that NaN fails too
+        raise ValueError(
+            f"{name} must have values in [0, 1], black to white; got values from {low:.4g} to {high:.4g}. "
+            "Do not normalise images yourself: the model does that. 8-bit images: x.float() / 255."
+        )
+
+
+def check_labels(y: Tensor, x: Tensor, name: str = "y") -> None:
+    """Check that `y` holds one int64 class index for each example of `x`, on the same device.
+
+    Raises:
+        TypeError: `y` is not a tensor of int64.
+        ValueError: the shape is not (N,), or the device is not that of `x`.
+    """
+    if not isinstance(y, Tensor) or y.dtype != torch.int64:
+        got = f"a tensor of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(f"{name} must be a tensor of int64 class indices; got {got}. One label: torch.tensor([967]).")
+    if y.shape != x.shape[:1]:
+        raise ValueError(
+            f"{name} must have shape ({x.shape[0]},), one label for each of the images of shape {tuple(x.shape)}; "
+            f"got {tuple(y.shape)}"
+        )
+    if y.device != x.device:
+        raise ValueError(f"{name} must be on the same device as x, {x.device}; got {y.device}")
+
+
+def check_logits(logits: Tensor, n: int) -> None:
+    """Check that a model's output looks like logits (N, K) for `n` images.
+
+    Raises:
+        TypeError: `logits` is not a floating-point tensor.
+        ValueError: the shape is not (n, K) with K >= 2, a value is NaN or infinite, or the rows are probabilities.
+    """
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        got = f"a tensor of {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise TypeError(f"model must return a floating-point tensor of logits; got {got}")
+    if logits.ndim != 2 or logits.shape[0] != n or logits.shape[1] < 2:
+        raise ValueError(f"model must return logits of shape ({n}, K) with K >= 2 classes; got {tuple(logits.shape)}")
+    if not logits.isfinite().all():
+        raise ValueError("model returned NaN or infinite logits: a number computed from them would mean nothing")
+    if (logits >= 0).all() and (logits.sum(1) - 1).abs().max() < 1e-4:
+        raise ValueError(
+            "model must return logits; it returned probabilities (no negative value, each row sums to 1). "
+            "Remove its softmax: the losses take the logits and apply it themselves."
+        )
+
+
+def check_classes(y: Tensor, num_classes: int, name: str = "y") -> None:
+    """Check that every label is a class that the model knows.
+
+    Raises:
+        ValueError: a label is below 0, or `num_classes` or more.
+    """
+    low, high = y.aminmax()
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"{name} must have labels from 0 to {num_classes - 1}, the model's classes; got {low} to {high}"
+        )
+
+
+def check_number(value: float, name: str, *, low: float, high: float, hint: str = "", open_low: bool = False) -> None:
+    """Check that `value` is a number in [low, high], or in (low, high] with `open_low`.
+
+    Raises:
+        TypeError: it is not a real number.
+        ValueError: it is NaN or outside the interval.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number; got {type(value).__name__}")
+    if math.isnan(value) or value < low or value > high or (open_low and value == low):
+        bracket = "(" if open_low else "["
+        raise ValueError(f"{name} must be in {bracket}{low:g}, {high:g}]; got {value:g}. {hint}".rstrip())
+
+
+def check_count(value: int, name: str) -> None:
+    """Check that `value` is a whole number of at least 1.
+
+    Raises:
+        TypeError: it is not an integer.
+        ValueError: it is below 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number; got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1; got {value}")

@@ -1,0 +1,68 @@
+"""What several test files share: the repository's paths, the built site on a local port, a headless browser."""
+
+import functools
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SITE = ROOT / "_build" / "html"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+# Without these Chromium looks for Google's hosts on its own account.
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-default-apps"]
+skipped_for_want_of_a_browser = False
+
+
+def serve(folder: Path) -> tuple[ThreadingHTTPServer, str]:
+    """Serve a folder on a free port of this machine; return the server and the site's address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing: the tests' own report is what matters."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, f"http://127.0.0.1:{server.server_port}"
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[str]:
+    """The address of the built site."""
+    assert (SITE / "index.html").is_file(), "there is no built site: run `make book` first"
+    server, address = serve(SITE)
+    yield address
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium. Without one the test is skipped, which the report's last lines say; in CI it fails."""
+    executable = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        message = "no Chromium on PATH, and the variable CHROMIUM names none"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        global skipped_for_want_of_a_browser
+        skipped_for_want_of_a_browser = True
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly that the site was not tested."""
+    if skipped_for_want_of_a_browser:
+        terminalreporter.section("THE SITE WAS NOT TESTED: there is no browser", red=True, bold=True)
+        terminalreporter.write_line(
+            "Install Chromium (Debian, Ubuntu: apt install chromium) or set CHROMIUM=/path/to/chrome, and try again."
+        )

@@ -1,0 +1,1036 @@
+"""The attacks, tested as mathematics: what must hold for any image, set, loss and model, and what is known exactly."""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy.stats import kstest
+from torch import Tensor, nn
+
+from helpers.attacks import L2, LOSSES, Iterate, Linf, cross_entropy, fgsm, margin, perturbation_set, pgd
+from helpers.data import digits, photograph
+from helpers.models import class_index, digit_network, load_classifier
+from helpers.training import train
+
+torch.set_num_threads(1)  # the networks here are tiny, and sums in a fixed order make every run the same
+
+
+def cases(n: int) -> settings:
+    """Return hypothesis settings: `n` cases, the same ones in every run, however slow the machine is."""
+    return settings(max_examples=n, deadline=None, derandomize=True, database=None)
+
+
+SEEDS = st.integers(0, 2**31)
+SHAPES = st.sampled_from([(1,), (2,), (7,), (30,), (1, 3, 3), (3, 4, 4), (2, 5)])
+DTYPES = st.sampled_from([torch.float32, torch.float64])
+NORMS = st.sampled_from(["linf", "l2"])
+
+
+def rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_images(n: int, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Return images of which about a third of the pixels are exactly black or white, where the box binds."""
+    x = torch.rand(n, *shape, generator=generator, dtype=dtype)
+    kind = torch.randint(6, x.shape, generator=generator)
+    return x.masked_fill(kind == 0, 0).masked_fill(kind == 1, 1)
+
+
+def random_network(
+    shape: tuple[int, ...], classes: int, dtype: torch.dtype, generator: torch.Generator, hidden: int = 5
+) -> nn.Sequential:
+    """Return a small network with random weights; a linear model if `hidden` is 0."""
+    size = math.prod(shape)
+    widths = [size, hidden, classes] if hidden else [size, classes]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for i, (a, b) in enumerate(pairwise(widths)):
+        layer = nn.Linear(a, b, dtype=dtype)
+        layer.weight.data = torch.randn(b, a, generator=generator, dtype=dtype)
+        layer.bias.data = torch.randn(b, generator=generator, dtype=dtype)
+        layers += [nn.Tanh(), layer] if i else [layer]
+    return nn.Sequential(*layers)
+
+
+@dataclass
+class Problem:
+    model: nn.Sequential
+    x: Tensor
+    y: Tensor
+    eps: float
+    options: dict
+    seed: int
+
+    def attack(self, **changes) -> Tensor:
+        return pgd(self.model, self.x, self.y, self.eps, generator=rng(self.seed), **{**self.options, **changes})
+
+    def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the attack wants, computed without its code: fooled (N,) and loss (N,)."""
+        with torch.no_grad():
+            logits = self.model(images)
+        target, loss = self.options["target"], LOSSES[self.options["loss"]]
+        guess = logits.argmax(1)
+        if target is None:
+            return guess != self.y, loss(logits, self.y)
+        return guess == target, -loss(logits, target)
+
+
+@st.composite
+def problems(draw) -> Problem:
+    """Draw a random attack on a random small model: every option of `pgd` is varied."""
+    seed, shape, dtype, norm = draw(SEEDS), draw(SHAPES), draw(DTYPES), draw(NORMS)
+    generator, n, classes = rng(seed), draw(st.integers(1, 4)), draw(st.integers(2, 5))
+    model = random_network(shape, classes, dtype, generator, draw(st.sampled_from([0, 5])))
+    model[-1].weight.data *= draw(st.sampled_from([1e-3, 1.0, 1e4]))  # also under- and over-confident models
+    widest = 1.0 if norm == "linf" else math.sqrt(math.prod(shape))
+    eps = draw(st.one_of(st.sampled_from([0.0, 2 / 255, 1.0, widest]), st.floats(0, 1))) if widest >= 1 else 0.0
+    step_size = draw(st.one_of(st.none(), st.sampled_from([1e-6, widest]), st.floats(1e-4, 1.0)))
+    y = torch.randint(classes, (n,), generator=generator)
+    target = (y + 1 + torch.randint(classes - 1, (n,), generator=generator)) % classes if draw(st.booleans()) else None
+    options = {
+        "norm": norm,
+        "step_size": step_size,
+        "target": target,
+        "loss": draw(st.sampled_from(["cross_entropy", "margin"])),
+        "steps": draw(st.integers(1, 5)),
+        "random_start": draw(st.booleans()),
+        "restarts": draw(st.integers(1, 3)),
+    }
+    return Problem(model, random_images(n, shape, dtype, generator), y, eps, options, seed)
+
+
+def no_worse(fooled: Tensor, loss: Tensor, fooled_before: Tensor, loss_before: Tensor) -> bool:
+    """Is each example at least as good as before: fooled first, then the loss?"""
+    better = (fooled & ~fooled_before) | ((fooled == fooled_before) & (loss >= loss_before))
+    return bool(better.all())
+
+
+def lengths(delta: Tensor) -> Tensor:
+    return delta.flatten(1).double().norm(dim=1)
+
+
+def assert_in_set(x_adv: Tensor, x: Tensor, norm: str, eps: float) -> None:
+    """The box holds exactly; the norm up to the rounding of x + delta, half a unit in the last place of a pixel."""
+    assert x_adv.shape == x.shape
+    assert x_adv.dtype == x.dtype
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    ulp = torch.finfo(x.dtype).eps
+    delta = x_adv.double() - x.double()
+    if norm == "linf":
+        assert delta.abs().max() <= eps * (1 + ulp) + ulp
+    else:
+        assert lengths(delta).max() <= eps * (1 + 8 * ulp) + ulp * math.sqrt(x[0].numel())
+
+
+# ------------------------------------------------------------------------------------------ for any problem whatever
+
+
+@cases(250)
+@given(problems())
+def test_result_is_in_the_box_and_in_the_norm_ball(problem):
+    assert_in_set(problem.attack(), problem.x, problem.options["norm"], problem.eps)
+
+
+@cases(100)
+@given(problems())
+def test_every_point_of_the_path_is_in_the_set_and_judged_correctly(problem):
+    trace: list[Iterate] = []
+    problem.attack(trace=trace)
+    steps, restarts = problem.options["steps"], problem.options["restarts"]
+    assert [(now.restart, now.step) for now in trace] == [(r, s) for r in range(restarts) for s in range(steps + 1)]
+    for now in trace:
+        assert_in_set(problem.x + now.delta, problem.x, problem.options["norm"], problem.eps)
+        fooled, loss = problem.judge(problem.x + now.delta)
+        assert torch.equal(now.fooled, fooled)
+        assert torch.equal(now.loss, loss)
+        assert not any(tensor.requires_grad for tensor in now[2:])
+
+
+@cases(100)
+@given(problems())
+def test_best_iterate_of_each_example_is_the_best_of_the_trace(problem):
+    trace: list[Iterate] = []
+    fooled, loss = problem.judge(problem.attack(trace=trace))
+    for i in range(len(problem.x)):
+        best = max((bool(now.fooled[i]), float(now.loss[i])) for now in trace)
+        assert (bool(fooled[i]), float(loss[i])) == best
+
+
+@cases(150)
+@given(problems())
+def test_never_worse_than_the_image_itself_when_the_path_starts_there(problem):
+    x_adv = problem.attack(random_start=False)
+    assert no_worse(*problem.judge(x_adv), *problem.judge(problem.x))
+
+
+@cases(100)
+@given(problems(), st.integers(1, 6))
+def test_more_steps_of_the_same_size_never_give_less(problem, extra):
+    step_size = problem.options["step_size"] or 0.1
+    few = problem.attack(step_size=step_size)
+    many = problem.attack(step_size=step_size, steps=problem.options["steps"] + extra)
+    assert no_worse(*problem.judge(many), *problem.judge(few))
+
+
+@cases(100)
+@given(problems(), st.integers(1, 3))
+def test_more_restarts_never_give_less(problem, extra):
+    few = problem.attack()
+    many = problem.attack(restarts=problem.options["restarts"] + extra)
+    assert no_worse(*problem.judge(many), *problem.judge(few))
+
+
+@cases(60)
+@given(problems())
+def test_last_iterate_is_returned_on_request(problem):
+    trace: list[Iterate] = []
+    x_adv = problem.attack(restarts=1, keep="last", trace=trace)
+    assert torch.equal(x_adv, problem.x + trace[-1].delta)
+
+
+@cases(60)
+@given(problems())
+def test_same_seed_gives_the_same_result_and_leaves_the_global_random_state(problem):
+    before = torch.get_rng_state()
+    options = {"random_start": True, "restarts": 2}
+    assert torch.equal(problem.attack(**options), problem.attack(**options))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seed_and_global_generator_decide_the_random_start():
+    model = random_network((30,), 3, torch.float32, rng(0))
+    x, y = random_images(4, (30,), torch.float32, rng(1)), torch.tensor([0, 1, 2, 0])
+
+    def attack(generator=None):
+        return pgd(model, x, y, 0.1, steps=1, step_size=1e-3, random_start=True, keep="last", generator=generator)
+
+    assert not torch.equal(attack(rng(0)), attack(rng(1)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        first, second = attack(), attack()
+        torch.manual_seed(3)
+        assert torch.equal(attack(), first)
+    assert not torch.equal(first, second)
+
+
+def test_without_random_start_the_global_generator_is_not_asked():
+    model = random_network((30,), 3, torch.float32, rng(0))
+    before = torch.get_rng_state()
+    pgd(model, torch.rand(2, 30, generator=rng(1)), torch.tensor([0, 1]), 0.1, steps=3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@cases(60)
+@given(problems())
+def test_attack_in_batches_finds_what_the_whole_batch_finds(problem):
+    # In double precision, so that the order in which a matrix product sums does not matter.
+    problem.model.double()
+    problem.x = problem.x.double()
+    options = {"random_start": False, "restarts": 1}
+    together = problem.judge(problem.attack(**options))
+    for i in range(len(problem.x)):
+        target = problem.options["target"]
+        alone = Problem(
+            problem.model,
+            problem.x[i : i + 1],
+            problem.y[i : i + 1],
+            problem.eps,
+            {**problem.options, **options, "target": None if target is None else target[i : i + 1]},
+            problem.seed,
+        )
+        fooled, loss = alone.judge(alone.attack())
+        # In a dead heat rounding decides who wins; that is no difference in strength.
+        assert bool(fooled) == bool(together[0][i]) or together[1].abs().min() < 1e-9
+        torch.testing.assert_close(loss[0], together[1][i], rtol=1e-6, atol=1e-9)
+
+
+# ---------------------------------------------------------------------------------------------- the perturbation sets
+
+
+def nearest_in_l2(delta: Tensor, x: Tensor, eps: float) -> Tensor:
+    """Return the projection onto the ball and the box, by bisection in double precision, one image at a time.
+
+    The nearest point is clip(delta / (1 + lam)) for the smallest lam >= 0 that brings the length down to eps.
+    """
+    result = []
+    for d, image in zip(delta.double(), x.double(), strict=True):
+        low, high = 0.0, 1.0  # of the scale 1 / (1 + lam)
+        if d.clamp(-image, 1 - image).norm() > eps:
+            for _ in range(200):
+                middle = (low + high) / 2
+                low, high = (low, middle) if (middle * d).clamp(-image, 1 - image).norm() > eps else (middle, high)
+        else:
+            low = 1.0
+        result.append((low * d).clamp(-image, 1 - image))
+    return torch.stack(result)
+
+
+@st.composite
+def points(draw) -> tuple[Tensor, Tensor, float]:
+    """Draw images, perturbations from tiny to huge, and an eps that often binds together with the box."""
+    generator, shape, dtype = rng(draw(SEEDS)), draw(SHAPES), draw(DTYPES)
+    x = random_images(draw(st.integers(1, 4)), shape, dtype, generator)
+    size = draw(st.sampled_from([1e-4, 0.1, 1.0, 100.0]))
+    delta = size * torch.randn(x.shape, generator=generator, dtype=dtype)
+    return delta, x, draw(st.one_of(st.sampled_from([0.0, 1.0]), st.floats(1e-4, 1)))
+
+
+@cases(200)
+@given(points())
+def test_l2_projection_is_the_nearest_point_that_bisection_finds(case):
+    delta, x, eps = case
+    tolerance = 1e-5 if x.dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(
+        L2(eps).project(delta, x).double(), nearest_in_l2(delta, x, eps), rtol=tolerance, atol=tolerance
+    )
+
+
+@cases(100)
+@given(points(), NORMS, SEEDS)
+def test_no_other_point_of_the_set_is_nearer_than_the_projection(case, norm, seed):
+    # The nearest point p of a convex set is the one with <delta - p, q - p> <= 0 for every q in the set.
+    delta, x, eps = (t.double() if isinstance(t, Tensor) else t for t in case)
+    allowed = perturbation_set(norm, eps)
+    p = allowed.project(delta, x)
+    generator = rng(seed)
+    for _ in range(5):
+        q = allowed.random(x, generator)
+        inner = ((delta - p) * (q - p)).flatten(1).sum(1)
+        assert (inner <= 1e-9 * (1 + lengths(delta))).all()
+
+
+@cases(150)
+@given(points(), NORMS)
+def test_projection_lands_in_the_set_and_projecting_again_changes_nothing(case, norm):
+    delta, x, eps = case
+    allowed = perturbation_set(norm, eps)
+    once = allowed.project(delta, x)
+    assert_in_set(x + once, x, norm, eps)
+    tolerance = 1e-6 if x.dtype == torch.float32 else 1e-14
+    torch.testing.assert_close(allowed.project(once, x), once, rtol=tolerance, atol=tolerance)
+
+
+@cases(60)
+@given(points())
+def test_linf_projection_clips_each_pixel_to_its_own_interval(case):
+    delta, x, eps = case
+    low, high = (-x).clamp(min=-eps), (1 - x).clamp(max=eps)
+    assert torch.equal(Linf(eps).project(delta, x), torch.minimum(torch.maximum(delta, low), high))
+
+
+def test_box_wins_where_an_image_oversteps_it_by_rounding():
+    x = torch.tensor([[1 + 1e-6, -1e-6, 0.5]])
+    for norm in ("linf", "l2"):
+        x_adv = pgd(random_network((3,), 2, torch.float32, rng(0)), x, torch.tensor([0]), 0.0, norm=norm, steps=2)
+        assert x_adv.min() >= 0
+        assert x_adv.max() <= 1
+
+
+@cases(80)
+@given(points(), NORMS, SEEDS)
+def test_random_perturbation_is_in_the_set(case, norm, seed):
+    _, x, eps = case
+    delta = perturbation_set(norm, eps).random(x, rng(seed))
+    ulp = torch.finfo(x.dtype).eps
+    assert delta.shape == x.shape
+    assert delta.dtype == x.dtype
+    assert (x + delta).min() >= -ulp
+    assert (x + delta).max() <= 1 + ulp
+    size = delta.abs().max() if norm == "linf" else lengths(delta).max()
+    assert size <= eps * (1 + 8 * ulp)
+
+
+def test_linf_random_is_uniform_on_each_pixels_own_interval():
+    x = torch.tensor([[0.0, 0.05, 0.5, 1.0]], dtype=torch.float64).repeat(5000, 1)
+    delta = Linf(0.1).random(x, rng(0))
+    for i, (low, high) in enumerate([(0, 0.1), (-0.05, 0.1), (-0.1, 0.1), (-0.1, 0)]):
+        assert kstest(delta[:, i], "uniform", args=(low, high - low)).pvalue > 1e-3
+    assert torch.corrcoef(delta.T).triu(1).abs().max() < 0.05  # and each pixel on its own
+
+
+def test_l2_random_is_uniform_on_the_ball_where_the_box_is_far():
+    x = torch.full((5000, 3), 0.5, dtype=torch.float64)
+    delta = L2(0.3).random(x, rng(0))
+    # A ball of radius r holds the share (r / eps)^3 of the volume; by Archimedes each coordinate of the direction
+    # is uniform on [-1, 1] in three dimensions.
+    assert kstest((lengths(delta) / 0.3) ** 3, "uniform").pvalue > 1e-3
+    for coordinate in (delta / delta.norm(dim=1, keepdim=True)).T:
+        assert kstest(coordinate, "uniform", args=(-1, 2)).pvalue > 1e-3
+
+
+@cases(100)
+@given(SEEDS, SHAPES, DTYPES, st.sampled_from([1e-30, 1e-6, 1.0, 1e30]))
+def test_steepest_direction_attains_the_dual_norm(seed, shape, dtype, size):
+    grad = size * torch.randn(3, *shape, generator=rng(seed), dtype=dtype)
+    flat = grad.double().flatten(1)
+    for allowed, dual in ((Linf(0.5), flat.abs().sum(1)), (L2(0.5), flat.norm(dim=1))):
+        v = allowed.steepest(grad)
+        length = v.double().abs().flatten(1).amax(1) if isinstance(allowed, Linf) else lengths(v)
+        torch.testing.assert_close(length, torch.ones_like(length), rtol=1e-5, atol=0)
+        torch.testing.assert_close((v.double() * grad.double()).flatten(1).sum(1), dual, rtol=1e-5, atol=0)
+
+
+def test_steepest_direction_of_a_zero_gradient_is_zero_and_of_its_neighbours_is_not():
+    grad = torch.stack([torch.zeros(4), torch.ones(4)])
+    for allowed in (Linf(0.5), L2(0.5)):
+        v = allowed.steepest(grad)
+        assert torch.equal(v[0], torch.zeros(4))
+        assert v[1].norm() >= 1
+
+
+# ---------------------------------------------------------------------------------------------------------- the losses
+
+
+@cases(150)
+@given(SEEDS, st.integers(1, 5), st.integers(2, 10), DTYPES, st.sampled_from([0.1, 1.0, 30.0, 1e4]))
+def test_cross_entropy_value_is_that_of_torch(seed, n, classes, dtype, scale):
+    generator = rng(seed)
+    logits = scale * torch.randn(n, classes, generator=generator, dtype=dtype)
+    y = torch.randint(classes, (n,), generator=generator)
+    assert torch.equal(cross_entropy(logits, y), F.cross_entropy(logits, y, reduction="none"))
+
+
+@cases(150)
+@given(SEEDS, st.integers(1, 5), st.integers(2, 10), DTYPES, st.sampled_from([0.1, 1.0, 4.0, 30.0]))
+def test_cross_entropy_gradient_is_that_of_autograd_where_the_lead_is_at_most_ten(seed, n, classes, dtype, scale):
+    generator = rng(seed)
+    logits = scale * torch.randn(n, classes, generator=generator, dtype=dtype)
+    y = torch.randint(classes, (n,), generator=generator)
+    near = -margin(logits, y) <= 10
+    assume(near.any())
+    ours = torch.autograd.grad(cross_entropy(logits.requires_grad_(), y).sum(), logits)[0]
+    plain = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), logits)[0]
+    torch.testing.assert_close(ours[near], plain[near], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("lead", [1e2, 1e3, 1e4, 1e5, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cross_entropy_gradient_lives_where_the_plain_one_is_dead(lead, dtype):
+    logits = torch.tensor([[lead, 0, -1], [0.2, 0.1, 0]], dtype=dtype, requires_grad=True)
+    y = torch.tensor([0, 0])
+    ours = torch.autograd.grad(cross_entropy(logits, y).sum(), logits)[0]
+    assert ours[0, 0] < 0  # up goes the loss when the label's logit goes down,
+    assert ours[0, 1] > 0  # and when the runner-up's goes up
+    assert ours[0].abs().max() > 1e-5 / lead
+    if lead >= 1e3:
+        plain = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), logits)[0]
+        assert not plain[0].any()
+
+
+@cases(80)
+@given(SEEDS, st.integers(2, 6))
+def test_margin_is_the_best_other_logit_minus_the_labels_own(seed, classes):
+    logits = torch.randn(4, classes, generator=rng(seed))
+    y = torch.randint(classes, (4,), generator=rng(seed))
+    value = margin(logits, y)
+    for i in range(4):
+        others = [float(logits[i, k]) for k in range(classes) if k != y[i]]
+        assert float(value[i]) == pytest.approx(max(others) - float(logits[i, y[i]]), abs=1e-6)
+    assert torch.equal(value > 0, logits.argmax(1) != y)
+
+
+def test_margin_of_a_tie_is_zero():
+    assert margin(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([0])) == 0
+
+
+# ------------------------------------------------------------ linear models, where the worst case is known exactly
+
+
+def best_on_linear(w: Tensor, x: Tensor, norm: str, eps: float) -> Tensor:
+    """Return the maximum of <w, delta> over Delta(x) for each image, in double precision.
+
+    l-inf: each pixel goes as far as it may in its own direction. l2: delta = clip(t w) to the box, with t as large as
+    the length allows (water-filling), found by bisection.
+    """
+    w, x = w.double().expand_as(x), x.double()
+    wall = torch.where(w > 0, 1 - x, -x)  # how far a pixel can go in its own direction
+    if norm == "linf":
+        return (w * wall.clamp(-eps, eps)).flatten(1).sum(1)
+    value = []
+    for wi, walls in zip(w, wall, strict=True):
+        low, high = 0.0, 1e9
+        for _ in range(300):
+            t = (low + high) / 2
+            low, high = (low, t) if torch.minimum((t * wi).abs(), walls.abs()).norm() > eps else (t, high)
+        value.append((wi * torch.minimum((low * wi).abs(), walls.abs()) * wi.sign()).sum())
+    return torch.stack(value)
+
+
+def guaranteed_gap(w: Tensor, eps: float, step_size: float, steps: int) -> float:
+    """Return how far from the optimum of a linear function projected gradient ascent may be at most.
+
+    The textbook bound: squared distance from the start to the optimum, at most (2 eps)^2, times the length of the
+    gradient, over 2 * step_size * steps. It holds only if the projection is to the nearest point of the set.
+    """
+    return float((2 * eps) ** 2 * w.norm() / (2 * step_size * steps))
+
+
+@cases(100)
+@given(SEEDS, SHAPES, DTYPES, NORMS, st.floats(0.01, 1), st.booleans(), st.sampled_from(["cross_entropy", "margin"]))
+def test_linear_two_class_optimum_is_reached_with_the_box(seed, shape, dtype, norm, eps, random_start, loss):
+    generator = rng(seed)
+    model = random_network(shape, 2, dtype, generator, hidden=0)
+    x, y = random_images(3, shape, dtype, generator), torch.tensor([0, 1, 0])
+    w = (model[1].weight[1] - model[1].weight[0]).detach().view(1, *shape)
+    best = torch.where(y == 0, best_on_linear(w, x, norm, eps), best_on_linear(-w, x, norm, eps))
+    with torch.no_grad():
+        exact = margin(model(x), y) + best
+    rounding = 1e-5 if dtype == torch.float32 else 1e-12
+    if norm == "linf":
+        steps, step_size, gap = 2, 1.0, 0.0  # two steps cross the whole set
+    else:
+        steps, step_size = 60, math.sqrt(math.prod(shape))
+        gap = guaranteed_gap(w, eps, step_size, steps)
+    options = {"norm": norm, "loss": loss, "steps": steps, "step_size": step_size, "random_start": random_start}
+    for target in (None, 1 - y):
+        with torch.no_grad():
+            reached = margin(model(pgd(model, x, y, eps, target=target, generator=generator, **options)), y)
+        slack = rounding * (1 + float(w.abs().sum()))
+        assert (reached <= exact + slack).all()
+        assert (reached >= exact - gap - slack).all()
+
+
+@cases(50)
+@given(SEEDS, st.integers(3, 5), NORMS, st.floats(0.01, 1))
+def test_linear_multi_class_optimum_is_the_best_of_its_pairs(seed, classes, norm, eps):
+    generator = rng(seed)
+    model = random_network((8,), classes, torch.float64, generator, hidden=0).requires_grad_(False)
+    x, y = random_images(1, (8,), torch.float64, generator), torch.tensor([0])
+    weight, bias = model[1].weight, model[1].bias
+    exact, reached, gaps = [], [], []
+    for k in range(1, classes):
+        w = (weight[k] - weight[0])[None]
+        exact.append(float((w * x).sum() + bias[k] - bias[0] + best_on_linear(w, x, norm, eps)))
+        gaps.append(guaranteed_gap(w, eps, 1.0, 100) if norm == "l2" else 1e-12)
+
+        def pair(logits, labels, k=k):
+            return logits[:, k] - logits[:, 0]
+
+        x_adv = pgd(model, x, y, eps, norm=norm, loss=pair, steps=100 if norm == "l2" else 1, step_size=1.0)
+        assert pair(model(x_adv), y).item() == pytest.approx(exact[-1], abs=gaps[-1] + 1e-9)
+        reached.append(float(margin(model(x_adv), y)))
+    # Each pair's attack maximises one logit difference; the largest of the optima is the worst case of the margin.
+    assert max(reached) == pytest.approx(max(exact), abs=max(gaps) + 1e-9)
+    plain = pgd(model, x, y, eps, norm=norm, loss="margin", steps=40)
+    assert float(margin(model(plain), y)) <= max(exact) + 1e-9
+
+
+# ------------------------------------------------------------------------ against the same thing written by others
+
+
+def plain_pgd(model, x: Tensor, y: Tensor, norm: str, eps: float, step_size: float, steps: int) -> list[Tensor]:
+    """Return the iterates of textbook PGD, one example at a time."""
+    delta, path = torch.zeros_like(x), []
+    for _ in range(steps):
+        delta.requires_grad_()
+        F.cross_entropy(model(x + delta), y, reduction="sum").backward()
+        g, delta = delta.grad, delta.detach()
+        if norm == "linf":
+            delta = (x + (delta + step_size * g.sign()).clamp(-eps, eps)).clamp(0, 1) - x
+        else:
+            g = g / g.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+            delta = nearest_in_l2(delta + step_size * g, x, eps)
+        path.append(delta)
+    return path
+
+
+@cases(60)
+@given(SEEDS, SHAPES, NORMS, st.floats(0.01, 0.8), st.floats(0.01, 0.5))
+def test_pgd_walks_the_path_of_a_plain_loop_iterate_by_iterate(seed, shape, norm, eps, step_size):
+    generator = rng(seed)
+    model = random_network(shape, 3, torch.float64, generator)
+    x, y = random_images(3, shape, torch.float64, generator), torch.tensor([0, 1, 2])
+    trace: list[Iterate] = []
+    pgd(model, x, y, eps, norm=norm, steps=6, step_size=step_size, trace=trace)
+    for now, expected in zip(trace[1:], plain_pgd(model, x, y, norm, eps, step_size, 6), strict=True):
+        torch.testing.assert_close(now.delta, expected, rtol=0, atol=1e-9)
+
+
+@cases(80)
+@given(SEEDS, SHAPES, DTYPES, st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1)), st.booleans())
+def test_fgsm_is_one_signed_gradient_step_to_the_edge_cut_to_the_box(seed, shape, dtype, eps, targeted):
+    generator = rng(seed)
+    model = random_network(shape, 3, dtype, generator)
+    x, y = random_images(3, shape, dtype, generator), torch.tensor([0, 1, 2])
+    target = (y + 1) % 3 if targeted else None
+    leaf = x.clone().requires_grad_()
+    F.cross_entropy(model(leaf), target if targeted else y, reduction="sum").backward()
+    expected = (x + (-1 if targeted else 1) * eps * leaf.grad.sign()).clamp(0, 1)
+    torch.testing.assert_close(fgsm(model, x, y, eps, target=target), expected, rtol=0, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def fooling_foolbox():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own dependencies
+        return pytest.importorskip("foolbox")
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_iterates_agree_with_foolbox_where_foolbox_is_right(fooling_foolbox, norm, targeted):
+    model = random_network((1, 4, 4), 4, torch.float64, rng(0))
+    # l-inf: any images. l2: images in the middle, so that the box does not bind (see the next test).
+    x = random_images(5, (1, 4, 4), torch.float64, rng(1))
+    x = x if norm == "linf" else 0.4 + 0.2 * x
+    y = model(x).argmax(1)
+    target = (y + 1) % 4 if targeted else None
+    attacks = fooling_foolbox.attacks
+    wrapped = fooling_foolbox.PyTorchModel(model.eval(), bounds=(0, 1), device="cpu")
+    criterion = fooling_foolbox.TargetedMisclassification(target) if targeted else fooling_foolbox.Misclassification(y)
+    kind, eps = (attacks.LinfPGD, 0.2) if norm == "linf" else (attacks.L2PGD, 0.3)
+    for steps in (1, 2, 3, 10):
+        other = kind(abs_stepsize=0.1, steps=steps, random_start=False)
+        expected = other.run(wrapped, x, criterion, epsilon=eps)
+        ours = pgd(model, x, y, eps, norm=norm, target=target, steps=steps, step_size=0.1, keep="last")
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9)
+
+
+def test_l2_reaches_further_than_foolbox_where_the_box_binds_because_it_projects_to_the_nearest_point(fooling_foolbox):
+    # Foolbox scales to the ball and then clips to the box, which lands strictly inside the ball and wastes budget. On a
+    # linear model, where the optimum is known, it stays short of it, and we do not.
+    model = random_network((12,), 2, torch.float64, rng(0), hidden=0)
+    x, y = random_images(6, (12,), torch.float64, rng(1)), torch.zeros(6, dtype=torch.int64)
+    w = (model[1].weight[1] - model[1].weight[0]).detach()[None]
+    exact = margin(model(x), y).detach() + best_on_linear(w, x, "l2", 1.0)
+    wrapped = fooling_foolbox.PyTorchModel(model.eval(), bounds=(0, 1), device="cpu")
+    other = fooling_foolbox.attacks.L2PGD(abs_stepsize=3.0, steps=40, random_start=False)
+    theirs = margin(model(other.run(wrapped, x, fooling_foolbox.Misclassification(y), epsilon=1.0)), y)
+    ours = margin(model(pgd(model, x, y, 1.0, norm="l2", steps=40, step_size=3.0)), y)
+    torch.testing.assert_close(ours.detach(), exact, rtol=1e-4, atol=1e-4)
+    assert (theirs < exact - 1e-2).sum() >= 3
+
+
+# ------------------------------------------------------------------------------------------------ a caller's property
+
+
+class Probe(nn.Module):
+    """A network with everything that an attack could disturb; raises, or returns NaN, at a chosen call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, 3)
+        )
+        self.calls, self.modes = 0, set()
+        self.raise_at = self.nan_at = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.modes.add(tuple(module.training for module in self.modules()))
+        if self.calls == self.raise_at:
+            raise RuntimeError("broken pipe")
+        logits = self.layers(x)
+        return logits * torch.nan if self.calls == self.nan_at else logits
+
+
+def probe() -> Probe:
+    """Return a `Probe` whose modes, `requires_grad` and `.grad` are all mixed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Probe().train()
+    model.layers[1].eval()
+    model.layers[3].eval()
+    model.layers[0].weight.requires_grad_(False)
+    model.layers[5].weight.grad = torch.randn(3, 64, generator=rng(1))
+    return model
+
+
+def snapshot(model: Probe) -> dict:
+    return {
+        "modes": [module.training for module in model.modules()],
+        "state": {name: value.clone() for name, value in model.state_dict().items()},
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "grad": [None if p.grad is None else (id(p.grad), p.grad.clone()) for p in model.parameters()],
+        "hooks": [len(module._forward_hooks) for module in model.modules()],
+    }
+
+
+def same(a, b) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+PROBE_X = torch.rand(2, 1, 4, 4, generator=rng(5))
+PROBE_Y = torch.tensor([0, 2])
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        lambda model: fgsm(model, PROBE_X, PROBE_Y, 0.1),
+        lambda model: pgd(model, PROBE_X, PROBE_Y, 0.1, steps=4, restarts=2),
+        lambda model: pgd(model, PROBE_X, PROBE_Y, 0.3, norm="l2", steps=2, target=(PROBE_Y + 1) % 3),
+    ],
+)
+def test_model_comes_back_exactly_as_it_was(attack):
+    model = probe()
+    before = snapshot(model)
+    attack(model)
+    assert model.calls > 1
+    assert model.modes == {(False,) * 8}  # every one of the 8 modules was in eval mode in every call
+    assert same(snapshot(model), before)
+
+
+@pytest.mark.parametrize("call", [1, 2, 4, 6])
+@pytest.mark.parametrize("failure", ["raise_at", "nan_at"])
+def test_model_comes_back_exactly_as_it_was_after_a_failure_in_mid_run(failure, call):
+    model = probe()
+    setattr(model, failure, call)
+    before = snapshot(model)
+    with pytest.raises((RuntimeError, ValueError), match=r"broken pipe|NaN"):
+        pgd(model, PROBE_X, PROBE_Y, 0.1, steps=2, restarts=2)
+    assert model.calls == call
+    assert same(snapshot(model), before)
+
+
+def test_model_comes_back_exactly_as_it_was_after_a_failure_in_the_loss():
+    def broken(logits, y):
+        raise KeyError("no such loss")
+
+    model = probe()
+    before = snapshot(model)
+    with pytest.raises(KeyError):
+        pgd(model, PROBE_X, PROBE_Y, 0.1, loss=broken)
+    assert same(snapshot(model), before)
+
+
+@pytest.mark.parametrize("bad", [{"eps": 8.0}, {"steps": 0}, {"y": torch.tensor([0, 3])}, {"target": PROBE_Y}])
+def test_model_comes_back_exactly_as_it_was_after_a_bad_argument(bad):
+    model = probe()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"eps|steps|y|target"):
+        pgd(model, PROBE_X, **{"y": PROBE_Y, "eps": 0.1, **bad})
+    assert same(snapshot(model), before)
+
+
+def test_caller_s_tensors_are_neither_written_to_nor_drawn_into_a_graph():
+    model = random_network((6,), 3, torch.float32, rng(0))
+    x = torch.rand(3, 6, generator=rng(1), requires_grad=True)
+    y, target = torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0])
+    kept = x.detach().clone(), y.clone(), target.clone()
+    versions = x._version, y._version, target._version
+    x_adv = pgd(model, x, y, 0.3, target=target, steps=5, restarts=2, generator=rng(2))
+    assert all(map(torch.equal, (x, y, target), kept))
+    assert (x._version, y._version, target._version) == versions
+    assert x.grad is None
+    assert x.requires_grad
+    assert not x_adv.requires_grad
+    assert x_adv.data_ptr() != x.data_ptr()
+
+
+@pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_result_does_not_depend_on_the_caller_s_grad_mode(guard):
+    model = random_network((1, 4, 4), 3, torch.float32, rng(0))
+    x, y = torch.rand(4, 1, 4, 4, generator=rng(1)), torch.tensor([0, 1, 2, 0])
+    options = {"steps": 5, "restarts": 2}
+    expected = pgd(model, x, y, 0.1, generator=rng(2), **options)
+    with guard():
+        x_inside, y_inside = x.clone(), y.clone()  # inference tensors, in inference mode
+        result = pgd(model, x_inside, y_inside, 0.1, generator=rng(2), **options)
+        assert torch.is_grad_enabled() == (guard is torch.enable_grad)
+    assert torch.equal(result, expected)
+    assert not torch.equal(result, x)
+
+
+def test_model_may_be_a_plain_function_and_its_parameters_get_no_gradients():
+    network = random_network((6,), 3, torch.float32, rng(0))
+    x, y = torch.rand(3, 6, generator=rng(1)), torch.tensor([0, 1, 2])
+    result = pgd(lambda images: network(images), x, y, 0.1, steps=5)
+    assert torch.equal(result, pgd(network, x, y, 0.1, steps=5))
+    assert all(p.grad is None and p.requires_grad for p in network.parameters())
+
+
+def test_a_loss_of_one_s_own_is_maximised():
+    model = random_network((6,), 3, torch.float32, rng(0))
+    x, y = torch.rand(3, 6, generator=rng(1)), torch.tensor([0, 1, 2])
+    ours = pgd(model, x, y, 0.1, steps=5, loss=lambda logits, labels: margin(logits, labels))
+    assert torch.equal(ours, pgd(model, x, y, 0.1, steps=5, loss="margin"))
+
+
+def test_default_step_size_is_two_and_a_half_eps_over_steps():
+    model = random_network((30,), 3, torch.float32, rng(0))
+    x, y = torch.full((2, 30), 0.5), torch.tensor([0, 1])
+    for norm in ("linf", "l2"):
+        trace: list[Iterate] = []
+        pgd(model, x, y, 0.1, norm=norm, steps=10, trace=trace)
+        first = trace[1].delta.flatten(1).norm(dim=1, p=math.inf if norm == "linf" else 2)
+        torch.testing.assert_close(first, torch.full((2,), 0.025))
+
+
+# -------------------------------------------------------------------------------------------------------- bad input
+
+ONES = torch.ones(3, requires_grad=True)
+X = torch.rand(2, 3, generator=rng(0)).clamp(0.1, 0.9)
+Y = torch.tensor([0, 1])
+
+
+def linear(images: Tensor) -> Tensor:
+    return images @ torch.tensor([[3.0, -1.0, 0.5], [-1.0, 2.0, 0.2], [0.5, 0.3, -3.0]])
+
+
+# Each case: what is changed in a good call, the error, and words that its message must hold: the argument's name, what
+# was given, and what is allowed.
+BAD_ARGUMENTS = {
+    "image above 1": ({"x": X * 255}, ValueError, ["x must", "[0, 1]", "from"]),
+    "image below 0": ({"x": X - 0.5}, ValueError, ["x must", "[0, 1]", "from -0."]),
+    "image normalised for ImageNet": ({"x": (X - 0.45) / 0.22}, ValueError, ["x must", "[0, 1]", "normalise"]),
+    "image with NaN": ({"x": X.masked_fill(X[0, 0] == X, torch.nan)}, ValueError, ["x must", "[0, 1]", "nan"]),
+    "image with infinity": ({"x": X.masked_fill(X[0, 0] == X, torch.inf)}, ValueError, ["x must", "[0, 1]", "inf"]),
+    "image of 8 bits": ({"x": (X * 255).byte()}, TypeError, ["x must", "floating-point", "torch.uint8", "/ 255"]),
+    "image a numpy array": ({"x": X.numpy()}, TypeError, ["x must", "floating-point tensor", "ndarray"]),
+    "image a list": ({"x": X.tolist()}, TypeError, ["x must", "floating-point tensor", "list"]),
+    "image unbatched": ({"x": torch.rand(3, 4, 4), "y": Y[:1]}, ValueError, ["y must", "(3,)", "(1,)", "(3, 4, 4)"]),
+    "image a vector": ({"x": X[0], "y": Y[:1]}, ValueError, ["x must", "(N, ...)", "(3,)", "x[None]"]),
+    "image batch empty": ({"x": X[:0], "y": Y[:0]}, ValueError, ["x must", "N >= 1", "(0, 3)"]),
+    "image without a pixel": ({"x": X[:, :0]}, ValueError, ["x must", "(2, 0)"]),
+    "label too large": ({"y": torch.tensor([0, 3])}, ValueError, ["y must", "0 to 2", "0 to 3"]),
+    "label negative": ({"y": torch.tensor([-1, 1])}, ValueError, ["y must", "0 to 2", "-1 to 1"]),
+    "label of float": ({"y": Y.float()}, TypeError, ["y must", "int64", "torch.float32"]),
+    "label of int32": ({"y": Y.int()}, TypeError, ["y must", "int64", "torch.int32"]),
+    "label an int": ({"y": 1}, TypeError, ["y must", "int64", "int", "torch.tensor([967])"]),
+    "label a list": ({"y": [0, 1]}, TypeError, ["y must", "int64", "list"]),
+    "label one-hot": ({"y": torch.eye(3).long()[:2]}, ValueError, ["y must", "(2,)", "(2, 3)"]),
+    "label a column": ({"y": Y[:, None]}, ValueError, ["y must", "(2,)", "(2, 1)"]),
+    "label too few": ({"y": Y[:1]}, ValueError, ["y must", "(2,)", "(1,)"]),
+    "label on another device": ({"y": Y.to("meta")}, ValueError, ["y must", "device", "cpu", "meta"]),
+    "target equal to label": ({"target": torch.tensor([2, 1])}, ValueError, ["target must", "differ", "1 of 2"]),
+    "target too large": ({"target": torch.tensor([2, 5])}, ValueError, ["target must", "0 to 2", "2 to 5"]),
+    "target negative": ({"target": torch.tensor([-1, 0])}, ValueError, ["target must", "0 to 2", "-1 to 0"]),
+    "target an int": ({"target": 2}, TypeError, ["target must", "int64", "int"]),
+    "target of float": ({"target": Y + 0.5}, TypeError, ["target must", "int64", "torch.float32"]),
+    "target of wrong shape": ({"target": Y[:1]}, ValueError, ["target must", "(2,)", "(1,)"]),
+    "target on another device": ({"target": Y.to("meta")}, ValueError, ["target must", "device", "cpu", "meta"]),
+    "eps negative": ({"eps": -0.1}, ValueError, ["eps must", "[0, 1]", "-0.1"]),
+    "eps NaN": ({"eps": math.nan}, ValueError, ["eps must", "[0, 1]", "nan"]),
+    "eps infinite": ({"eps": math.inf}, ValueError, ["eps must", "[0, 1]", "inf"]),
+    "eps in 0 to 255 units": ({"eps": 8}, ValueError, ["eps must", "[0, 1]", "8", "8/255"]),
+    "eps a bool": ({"eps": True}, TypeError, ["eps must", "number", "bool"]),
+    "eps a string": ({"eps": "8/255"}, TypeError, ["eps must", "number", "str"]),
+    "eps a tensor": ({"eps": torch.tensor(0.1)}, TypeError, ["eps must", "number", "Tensor"]),
+    "eps None": ({"eps": None}, TypeError, ["eps must", "number", "NoneType"]),
+    "eps negative, l2": ({"eps": -1.0, "norm": "l2"}, ValueError, ["eps must", "[0, ", "-1"]),
+    "eps NaN, l2": ({"eps": math.nan, "norm": "l2"}, ValueError, ["eps must", "[0, ", "nan"]),
+    "eps infinite, l2": ({"eps": math.inf, "norm": "l2"}, ValueError, ["eps must", "[0, ", "inf"]),
+    "eps in 0 to 255 units, l2": ({"eps": 100, "norm": "l2"}, ValueError, ["eps must", "[0, 1.73", "100", "255"]),
+    "eps a bool, l2": ({"eps": True, "norm": "l2"}, TypeError, ["eps must", "number", "bool"]),
+    "step size zero": ({"step_size": 0}, ValueError, ["step_size must", "(0, 1]", "got 0"]),
+    "step size negative": ({"step_size": -0.1}, ValueError, ["step_size must", "(0, 1]", "-0.1"]),
+    "step size NaN": ({"step_size": math.nan}, ValueError, ["step_size must", "(0, 1]", "nan"]),
+    "step size infinite": ({"step_size": math.inf}, ValueError, ["step_size must", "(0, 1]", "inf"]),
+    "step size in 0 to 255 units": ({"step_size": 2}, ValueError, ["step_size must", "(0, 1]", "2", "255"]),
+    "step size too long, l2": ({"step_size": 2, "norm": "l2"}, ValueError, ["step_size must", "(0, 1.73", "2"]),
+    "step size a bool": ({"step_size": True}, TypeError, ["step_size must", "number", "bool"]),
+    "step size a string": ({"step_size": "0.1"}, TypeError, ["step_size must", "number", "str"]),
+    "steps zero": ({"steps": 0}, ValueError, ["steps must", "at least 1", "0"]),
+    "steps negative": ({"steps": -3}, ValueError, ["steps must", "at least 1", "-3"]),
+    "steps a float": ({"steps": 40.0}, TypeError, ["steps must", "whole number", "float"]),
+    "steps a bool": ({"steps": True}, TypeError, ["steps must", "whole number", "bool"]),
+    "restarts zero": ({"restarts": 0}, ValueError, ["restarts must", "at least 1", "0"]),
+    "restarts a string": ({"restarts": "2"}, TypeError, ["restarts must", "whole number", "str"]),
+    "norm unknown": ({"norm": "l1"}, ValueError, ["norm must", "linf", "l2", "'l1'"]),
+    "norm a number": ({"norm": math.inf}, ValueError, ["norm must", "linf", "l2", "inf"]),
+    "loss unknown": ({"loss": "hinge"}, ValueError, ["loss must", "cross_entropy", "margin", "'hinge'"]),
+    "loss not a function": ({"loss": 3}, ValueError, ["loss must", "cross_entropy", "function", "3"]),
+    "loss a mean": ({"loss": F.cross_entropy}, ValueError, ["loss must", "(2,)", "()"]),
+    "loss NaN": ({"loss": lambda z, y: z[:, 0] * torch.nan}, ValueError, ["loss must", "number", "NaN"]),
+    "keep unknown": ({"keep": "first"}, ValueError, ["keep must", "'best'", "'last'", "'first'"]),
+    "keep last of restarts": ({"keep": "last", "restarts": 2}, ValueError, ["keep must", "one restart", "2 restarts"]),
+    "model of probabilities": (
+        {"model": lambda x: linear(x).softmax(1)}, ValueError, ["model must", "logits", "probabilities", "softmax"]),
+    "model of one column": ({"model": lambda x: x[:, :1]}, ValueError, ["model must", "(2, K)", "K >= 2", "(2, 1)"]),
+    "model of a vector": ({"model": lambda x: x[:, 0]}, ValueError, ["model must", "(2, K)", "(2,)"]),
+    "model of maps": ({"model": lambda x: linear(x)[..., None]}, ValueError, ["model must", "(2, K)", "(2, 3, 1)"]),
+    "model that loses a row": ({"model": lambda x: linear(x)[:1]}, ValueError, ["model must", "(2, K)", "(1, 3)"]),
+    "model of a tuple": ({"model": lambda x: (linear(x),)}, TypeError, ["model must", "tensor", "tuple"]),
+    "model of labels": ({"model": lambda x: linear(x).argmax(1)}, TypeError, ["model must", "floating-point", "int64"]),
+    "model of NaN": ({"model": lambda x: linear(x) * torch.nan}, ValueError, ["model", "NaN", "logits"]),
+    "model of infinity": ({"model": lambda x: linear(x) / 0.0}, ValueError, ["model", "infinite", "logits"]),
+    "model that detaches": ({"model": lambda x: linear(x.detach())}, ValueError, ["model must", "differentiable"]),
+    "model that detaches, with parameters": (
+        {"model": lambda x: linear(x.detach()) * ONES}, ValueError,
+        ["model must", "differentiable"]),
+    "model under no_grad": ({"model": torch.no_grad()(linear)}, ValueError, ["model must", "differentiable"]),
+    "model with a NaN gradient": (
+        {"model": lambda x: linear(x) + (x - x.detach()).square().sum().sqrt()}, ValueError,
+        ["model must", "gradient", "NaN"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_ARGUMENTS)
+def test_bad_argument_gets_an_error_that_names_it_and_says_what_is_allowed(case):
+    changes, error, words = BAD_ARGUMENTS[case]
+    with pytest.raises(error) as caught:
+        pgd(**{"model": linear, "x": X, "y": Y, "eps": 0.1, **changes})
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize("case", [case for case in BAD_ARGUMENTS if case.split()[0] in ("image", "label", "target")])
+def test_fgsm_refuses_what_pgd_refuses(case):
+    changes, error, _ = BAD_ARGUMENTS[case]
+    with pytest.raises(error):
+        fgsm(**{"model": linear, "x": X, "y": Y, "eps": 0.1, **changes})
+
+
+@pytest.mark.parametrize("call", [2, 3, 5])
+def test_model_that_yields_nan_later_is_reported_not_counted_as_fooled(call):
+    calls = []
+
+    def model(images: Tensor) -> Tensor:
+        calls.append(1)
+        return linear(images) * (torch.nan if len(calls) == call else 1)
+
+    with pytest.raises(ValueError, match="model returned NaN"):
+        pgd(model, X, Y, 0.1, steps=2, restarts=2)
+    assert len(calls) == call
+
+
+def test_numpy_numbers_and_integer_eps_are_numbers():
+    numpy = pytest.importorskip("numpy")
+    expected = pgd(linear, X, Y, 0.25, steps=3, step_size=0.125)
+    assert torch.equal(
+        pgd(linear, X, Y, numpy.float32(0.25), steps=numpy.int64(3), step_size=numpy.float64(0.125)), expected
+    )
+    assert_in_set(pgd(linear, X, Y, 1, steps=3), X, "linf", 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Linf(8), ["eps must", "[0, 1]", "8/255"]),
+        (lambda: Linf(math.nan), ["eps must", "nan"]),
+        (lambda: L2(-1), ["eps must", "-1"]),
+        (lambda: L2(math.inf), ["eps must", "inf"]),
+        (lambda: perturbation_set("l0", 0.1), ["norm must", "linf", "l2", "'l0'"]),
+    ],
+)
+def test_perturbation_set_refuses_a_bad_eps_or_norm(make, words):
+    with pytest.raises(ValueError, match="must") as caught:
+        make()
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_normalised_model_explains_an_image_normalised_by_hand():
+    with pytest.raises(ValueError, match="Do not normalise"):
+        pgd(linear, (X - 0.5) / 0.5, Y, 0.1)
+
+
+# ------------------------------------------------------------------------- real networks, against shared/NUMBERS.md
+
+
+@dataclass
+class Trained:
+    network: nn.Module
+    x: Tensor
+    y: Tensor
+
+    def error(self, images: Tensor, y: Tensor | None = None) -> float:
+        with torch.no_grad():
+            return float((self.network(images).argmax(1) != (self.y if y is None else y)).double().mean())
+
+    def error_after(self, **options) -> float:
+        eps = options.pop("eps", 0.1)
+        model = options.pop("model", self.network)
+        return self.error(pgd(model, self.x, self.y, eps, **options))
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
+    """A standard digit network, and the 500 test images that every number below is about."""
+    data = digits()
+    network = digit_network()
+    train(network, data.x_train, data.y_train)
+    return Trained(network, data.x_test[:500], data.y_test[:500])
+
+
+def test_digits_errors_are_those_of_the_trial(trained):
+    clean, fast, strong = (
+        trained.error(trained.x),
+        trained.error(fgsm(trained.network, trained.x, trained.y, 0.1)),
+        None,
+    )
+    strong = trained.error_after(steps=40)
+    assert 0.03 <= clean <= 0.07
+    assert 0.55 <= fast <= strong
+    assert 0.70 <= strong <= 0.84
+    noise = trained.x + Linf(0.1).random(trained.x, rng(0))
+    assert trained.error(noise) <= clean + 0.03  # a random change of the same size does next to nothing
+
+
+def test_too_small_a_step_fakes_robustness(trained):
+    errors = [trained.error_after(steps=20, step_size=step) for step in (0.001, 0.0025, 0.01)]
+    assert errors[0] < 0.25
+    assert errors[0] < errors[1] < errors[2]
+    assert errors[2] > 0.65
+
+
+@pytest.mark.parametrize("scale", [100, 1000])
+def test_robust_accuracy_does_not_depend_on_the_scale_of_the_logits(trained, scale):
+    def overconfident(images: Tensor) -> Tensor:
+        return scale * trained.network(images)
+
+    def plain(logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits, y, reduction="none")
+
+    calm = trained.error_after(steps=20)
+    assert abs(trained.error_after(model=overconfident, steps=20) - calm) <= 0.02
+    assert abs(trained.error_after(model=overconfident, steps=20, loss="margin") - calm) <= 0.04
+    # The trap this guards against: with the plain cross-entropy the same attack stands still.
+    assert trained.error_after(model=overconfident, steps=20, loss=plain) < 0.20
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_robust_accuracy_does_not_depend_on_the_batch_size(trained, norm):
+    x, y, network = trained.x[:100].double(), trained.y[:100], digit_network().double()
+    network.load_state_dict(trained.network.state_dict())
+    eps = 0.1 if norm == "linf" else 1.5
+
+    def fooled(size: int) -> Tensor:
+        batches = zip(x.split(size), y.split(size), strict=True)
+        return network(torch.cat([pgd(network, *batch, eps, norm=norm, steps=10) for batch in batches])).argmax(1) != y
+
+    assert 20 <= fooled(100).sum() <= 95  # so that there is something to disagree about
+    assert torch.equal(fooled(100), fooled(7))
+
+
+def test_targeted_attack_reaches_its_target(trained):
+    target = (trained.y + 1) % 10
+    x_adv = pgd(trained.network, trained.x, trained.y, 0.3, target=target)
+    assert trained.error(x_adv, target) < 0.15
+    assert_in_set(x_adv, trained.x, "linf", 0.3)
+
+
+@pytest.fixture(scope="module")
+def espresso() -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+    return load_classifier(device="cpu"), photograph("coffee"), torch.tensor([class_index("espresso")])
+
+
+def test_photograph_is_fooled_at_two_grey_levels_and_stays_so_in_eight_bits(espresso):
+    model, x, y = espresso
+    x_adv = pgd(model, x, y, 2 / 255, steps=30)
+    assert_in_set(x_adv, x, "linf", 2 / 255)
+    eight_bit = (x_adv * 255).round() / 255
+    with torch.no_grad():
+        assert float(model(x_adv).double().softmax(1)[0, 967]) < 1e-5
+        assert int(model(eight_bit).argmax(1)) != 967
+
+
+def test_photograph_becomes_an_airliner_on_request(espresso):
+    model, x, y = espresso
+    target = torch.tensor([class_index("airliner")])
+    x_adv = pgd(model, x, y, 2 / 255, target=target, steps=30)
+    with torch.no_grad():
+        assert float(model(x_adv).softmax(1)[0, target]) > 0.9

@@ -1,0 +1,192 @@
+"""The form of the chapters: what every one of them must have, and what none may contain.
+
+Whether the stored outputs are true is nbval's business (`make test` runs it); `test_nbval_catches_a_wrong_output`
+plants a lie to see that it would be caught.
+"""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import ROOT
+from execute import hero
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+HEADINGS = ["What you will be able to do", "Exercises", "What we did not tell you", "References", "Next"]
+MAX_BYTES = 3_000_000
+MAX_IGNORED = 6  # cells whose output nbval does not compare
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def cells(notebook: NotebookNode, kind: str, tag: str | None = None) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == kind and (tag is None or tag in tags(cell))]
+
+
+def prose(notebook: NotebookNode) -> str:
+    """All Markdown of a chapter, without code, in which anything may stand."""
+    text = "\n\n".join(cell.source for cell in cells(notebook, "markdown"))
+    return re.sub(r"```.*?```|`[^`\n]*`", "`code`", text, flags=re.DOTALL)
+
+
+@pytest.fixture(params=PATHS, ids=[path.stem for path in PATHS])
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def notebook(path: Path) -> NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def test_there_are_chapters_and_the_contents_list_them() -> None:
+    listed = re.findall(r"file: (notebooks/\w+)", (ROOT / "_toc.yml").read_text())
+    assert listed
+    assert listed == [f"notebooks/{path.stem}" for path in PATHS]
+
+
+def test_the_format_is_valid(path: Path, notebook: NotebookNode) -> None:
+    nbformat.validate(notebook)
+    assert path.stat().st_size < MAX_BYTES
+    assert notebook.metadata["kernelspec"]["name"] == "python3"
+
+
+def test_opens_with_its_number_its_title_and_one_question(path: Path, notebook: NotebookNode) -> None:
+    title, _, question, *_ = [*notebook.cells[0].source.splitlines(), "", "", ""]
+    assert re.match(rf"# {int(path.stem[:2])}\. \S", title)
+    assert re.fullmatch(r"\*\*[^*]+\?\*\*", question)
+
+
+def test_has_the_parts_of_a_chapter(notebook: NotebookNode) -> None:
+    found = re.findall(r"^## (.+)$", prose(notebook), re.MULTILINE)
+    assert [heading for heading in found if heading in HEADINGS] == HEADINGS
+
+
+def test_headings_are_in_order(notebook: NotebookNode) -> None:
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", prose(notebook), re.MULTILINE)]
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_has_three_to_five_exercises_and_checks_at_least_two(path: Path, notebook: NotebookNode) -> None:
+    numbers = re.findall(r"^### Exercise (\d+\.\d+)\b", prose(notebook), re.MULTILINE)
+    assert numbers == [f"{int(path.stem[:2])}.{i + 1}" for i in range(len(numbers))]
+    assert 3 <= len(numbers) <= 5
+    assert sum("check_" in cell.source for cell in cells(notebook, "code", "exercise")) >= 2
+
+
+def test_asks_for_predictions(notebook: NotebookNode) -> None:
+    assert prose(notebook).count("> **Predict, then run.**") >= 2
+
+
+def test_solutions_are_folded_everywhere(notebook: NotebookNode) -> None:
+    solutions = cells(notebook, "code", "solution")
+    assert solutions
+    for cell in [*solutions, *cells(notebook, "code", "setup")]:
+        assert "hide-input" in tags(cell), "on the site"
+        assert cell.metadata.get("jupyter", {}).get("source_hidden") is True, "in JupyterLab"
+        assert cell.metadata.get("cellView") == "form", "in Colab"
+        assert cell.source.startswith("#@title "), "in Colab"
+
+
+def test_set_up_is_the_same_in_every_chapter() -> None:
+    firsts = {cells(nbformat.read(path, as_version=4), "code")[0].source for path in PATHS}
+    assert len(firsts) == 1
+    assert all("setup" in tags(cells(nbformat.read(path, as_version=4), "code")[0]) for path in PATHS)
+
+
+def test_every_code_cell_was_run_in_order(notebook: NotebookNode) -> None:
+    # nbval never looks at a cell without a count.
+    counts = [cell.execution_count for cell in cells(notebook, "code")]
+    assert counts == list(range(1, len(counts) + 1)), "run `make execute`"
+
+
+def test_outputs_hold_no_noise(notebook: NotebookNode) -> None:
+    for cell in cells(notebook, "code"):
+        assert "execution" not in cell.metadata, "timings: run `make execute`"
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr"
+
+
+def test_few_outputs_escape_the_comparison(notebook: NotebookNode) -> None:
+    assert len(cells(notebook, "code", "nbval-ignore-output")) <= MAX_IGNORED
+    assert not cells(notebook, "code", "nbval-skip")
+
+
+def test_no_path_of_some_computer(notebook: NotebookNode) -> None:
+    pattern = r"(?<![\w:/.])/(home|Users|root|tmp|work|mnt|content)/|[A-Z]:\\\\"
+    for cell in notebook.cells:
+        text = cell.source + "".join(
+            json.dumps({mime: data for mime, data in output.get("data", {}).items() if mime.startswith("text/")})
+            + str(output.get("text", ""))
+            for output in cell.get("outputs", [])
+        )
+        assert not re.search(pattern, text), re.search(pattern, text)
+
+
+def test_every_picture_has_words_for_those_who_do_not_see_it(notebook: NotebookNode) -> None:
+    for cell in cells(notebook, "code"):
+        pictures = [mime for output in cell.outputs for mime in output.get("data", {}) if mime.startswith("image/")]
+        alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+        if pictures:
+            assert len(pictures) == 1, "one picture a cell: the words belong to the cell"
+            assert len(alt) > 30, cell.source
+            assert not re.search(r"\.(png|jpe?g|svg)$", alt)
+
+
+def test_prose_is_plain_markdown(notebook: NotebookNode) -> None:
+    # Colab and GitHub would show MyST as it stands.
+    text = prose(notebook)
+    assert ":::" not in text
+    assert not re.search(r"\{[a-z:-]+\}`", text)
+    assert "```{" not in "".join(cell.source for cell in cells(notebook, "markdown"))
+    assert not re.search(r"^\(.+\)=$", text, re.MULTILINE)
+    assert not re.search(r"\\newcommand|\\def\\", text), "Colab forgets macros between cells: write the TeX out"
+    assert not re.search(r"!\[.*\]\(https?:|<img[^>]+https?:", text), "a picture from another host"
+
+
+def test_references_are_in_the_bibliography(notebook: NotebookNode) -> None:
+    bibliography = (ROOT / "book" / "references.bib").read_text(encoding="utf-8").lower()
+    references = prose(notebook).split("## References")[1].split("\n## ")[0]
+    for entry in re.findall(r"^- .+$", references, re.MULTILINE):
+        identifiers = re.findall(r"arxiv\.org/abs/([\d.]+\d)|doi\.org/([^\s)]+)", entry)
+        for arxiv, doi in identifiers:
+            assert (arxiv or doi).lower() in bibliography, entry
+
+
+def test_the_hero_picture_is_the_one_that_a_chapter_made() -> None:
+    made = [picture for path in PATHS if (picture := hero(nbformat.read(path, as_version=4)))]
+    stored = sorted((ROOT / "book" / "images").glob("hero.*"))
+    assert len(made) == len(stored) == 1
+    suffix, content = made[0]
+    assert stored[0].suffix == suffix
+    assert stored[0].read_bytes() == content, "run `make execute`"
+
+
+@pytest.mark.parametrize(("stored", "exit_code"), [("2", 0), ("3", 1)])
+def test_nbval_catches_a_wrong_output(tmp_path: Path, stored: str, exit_code: int) -> None:
+    output = new_output("stream", name="stdout", text=f"{stored}\n")
+    planted = new_notebook(cells=[new_code_cell("print(1 + 1)", execution_count=1, outputs=[output])])
+    planted.metadata["kernelspec"] = {"display_name": "Python 3", "name": "python3"}
+    nbformat.write(planted, tmp_path / "planted.ipynb")
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "-c"]
+    run = subprocess.run([*command, "/dev/null", str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == exit_code, run.stdout
+
+
+def test_hero_finds_the_tagged_cell() -> None:
+    output = new_output("display_data", data={"image/png": base64.b64encode(b"picture").decode()})
+    tagged = new_notebook(cells=[new_code_cell("x"), new_code_cell("y", outputs=[output], metadata={"tags": ["hero"]})])
+    assert hero(tagged) == (".png", b"picture")
+    assert hero(new_notebook(cells=[new_code_cell("x", outputs=[output])])) is None
