@@ -27,6 +27,7 @@ lab: $(ENV) ## open the chapters in JupyterLab
 execute: $(ENV) ## run every chapter again and store its outputs (NB=notebooks/... for one)
 	python tools/execute.py $(NB)
 
+test execute: export TQDM_DISABLE = 1  # progress bars are for people
 test: $(ENV) ## check everything: style, helpers, every chapter's outputs, the built site in a browser
 	ruff check . && ruff format --check .
 	pytest tests -m "not site"
