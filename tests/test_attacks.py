@@ -640,12 +640,13 @@ class Probe(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, 3)
         )
-        self.calls, self.modes = 0, set()
+        self.calls, self.modes, self.frozen = 0, set(), set()
         self.raise_at = self.nan_at = None
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         self.modes.add(tuple(module.training for module in self.modules()))
+        self.frozen.add(not any(p.requires_grad for p in self.parameters()))
         if self.calls == self.raise_at:
             raise RuntimeError("broken pipe")
         logits = self.layers(x)
@@ -702,6 +703,7 @@ def test_model_comes_back_exactly_as_it_was(attack):
     attack(model)
     assert model.calls > 1
     assert model.modes == {(False,) * 8}  # every one of the 8 modules was in eval mode in every call
+    assert model.frozen == {True}
     assert same(snapshot(model), before)
 
 

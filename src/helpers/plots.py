@@ -146,9 +146,9 @@ def _image_row(images: Tensor, titles: Sequence[str] | None) -> Figure:
     if titles is not None and len(titles) != len(images):
         raise ValueError(f"titles must have one for each of the {len(images)} images; got {len(titles)}")
     with plt.rc_context(STYLE):
-        figure, row = plt.subplots(
-            1, len(images), figsize=(min(3 * len(images), 9), 3.3), layout="constrained", squeeze=False
-        )
+        width = min(3, 9 / len(images))  # inches; nine fill the page's column
+        size = (width * len(images), width * images.shape[2] / images.shape[3] + 0.3)
+        figure, row = plt.subplots(1, len(images), figsize=size, layout="constrained", squeeze=False)
         for i, axes in enumerate(row[0]):
             _draw_image(axes, images[i])
             if titles is not None:
