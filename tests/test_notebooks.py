@@ -93,10 +93,10 @@ def test_solutions_are_folded_everywhere(notebook: NotebookNode) -> None:
     solutions = cells(notebook, "code", "solution")
     assert solutions
     for cell in [*solutions, *cells(notebook, "code", "setup")]:
-        assert "hide-input" in tags(cell), "on the site"
+        assert {"hide-input", "hide-cell"} & set(tags(cell)), "on the site"
         assert cell.metadata.get("jupyter", {}).get("source_hidden") is True, "in JupyterLab"
         assert cell.metadata.get("cellView") == "form", "in Colab"
-        assert cell.source.startswith("#@title "), "in Colab"
+        assert cell.source.startswith("# @title "), "in Colab"
 
 
 def test_set_up_is_the_same_in_every_chapter() -> None:

@@ -60,7 +60,9 @@ def check_softmax(softmax: Callable[[Tensor], Tensor]) -> None:
         softmax,
         [
             _Case((plain,), plain.softmax(1), "Each row is exp(logits) divided by its own sum over the K classes."),
-            _Case((large,), large.softmax(1), "exp(1000) overflows. Which number can you subtract from a row for free?"),
+            _Case(
+                (large,), large.softmax(1), "exp(1000) overflows. Which number can you subtract from a row for free?"
+            ),
         ],
         "Subtracting the largest logit first changes nothing in exact arithmetic and everything in floating point.",
     )
@@ -86,7 +88,7 @@ def check_cross_entropy(cross_entropy: Callable[[Tensor, Tensor], Tensor]) -> No
 
 
 def check_eps_in_normalized_units(convert: Callable[[float, Sequence[float]], Tensor]) -> None:
-    """Exercise 1.3: `convert` takes eps in pixel units and std, one a channel, and returns a tensor of eps, one a channel."""
+    """Exercise 1.3: `convert` takes eps in pixel units and one std a channel, and returns one eps a channel."""
     half, imagenet = (0.5, 0.5, 0.5), (0.229, 0.224, 0.225)
     hint = "A pixel that moves by eps moves its normalised value, (pixel - mean) / std, by how much?"
     _check(
@@ -101,7 +103,7 @@ def check_eps_in_normalized_units(convert: Callable[[float, Sequence[float]], Te
 
 
 def check_project(project: Callable[[Tensor, Tensor, float], Tensor]) -> None:
-    """Exercise 3.1: `project` takes delta, x (same shape) and eps, and returns the nearest point of the l-inf set, box included."""
+    """Exercise 3.1: `project` takes delta, x (same shape) and eps, and returns the nearest point of the l-inf set."""
     x = torch.tensor([[0.0, 0.5, 1.0, 0.95]])
     delta = torch.tensor([[-0.3, 0.3, 0.3, 0.08]])
     inside = torch.tensor([[0.05, -0.05, -0.05, 0.0]])
@@ -142,7 +144,7 @@ def check_pgd_step(
     ]
     _check("3.2", pgd_step, cases, "Put it in a loop and you have PGD.")
     if any(p.grad is not None for p in model.parameters()):
-        print("One more thing: backward() has filled the .grad of the model's parameters. torch.autograd.grad does not.")
+        print("One more thing: backward() has filled the .grad of the parameters. torch.autograd.grad does not.")
 
 
 def check_smallest_eps(eps: float | None, model: nn.Module, x: Tensor, y: Tensor) -> None:

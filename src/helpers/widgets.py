@@ -13,7 +13,7 @@ def flipbook(frames: Sequence[bytes], captions: Sequence[str], description: str)
     All pictures are part of the widget, and slider and picture are linked in the browser, so it needs no kernel.
 
     Args:
-        frames: JPEG files, at least one. captions: one line of text for each, shown below it and read by screen readers.
+        frames: JPEG files, at least one. captions: a line of text for each, below it and for screen readers.
         description: the slider's label.
 
     Raises:
