@@ -7,6 +7,8 @@ ENV    := .venv/.ready
 VENDOR := _build/vendor/.ready
 HOST   := $(PATH)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# PyTorch's threads spin while they wait; on a machine that is busy with something else this costs ten times the time.
+export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help book serve lab execute test lint format lock repository clean
@@ -27,7 +29,8 @@ lab: $(ENV) ## open the chapters in JupyterLab
 execute: $(ENV) ## run every chapter again and store its outputs (NB=notebooks/... for one)
 	python tools/execute.py $(NB)
 
-test execute: export TQDM_DISABLE = 1  # progress bars are for people
+# Progress bars are for people; what is stored and compared has none.
+test execute: export TQDM_DISABLE := 1
 test: $(ENV) ## check everything: style, helpers, every chapter's outputs, the built site in a browser
 	ruff check . && ruff format --check .
 	pytest tests -m "not site"
@@ -49,7 +52,7 @@ repository: $(ENV) ## say where the book lives: make repository URL=https://gith
 	python tools/repository.py $(URL)
 
 clean: ## remove what was built (the environment .venv stays)
-	rm -rf _build node_modules .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build node_modules .pytest_cache .ruff_cache notebooks/.ruff_cache .hypothesis
 
 # The environment: Python's packages, pinned, and helpers itself.
 $(ENV): PATH := $(HOST)

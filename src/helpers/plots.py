@@ -66,9 +66,9 @@ def show_attack(model: NormalizedModel, x: Tensor, x_adv: Tensor, factor: float 
     check_images(x_adv, "x_adv")
     (before,), (after,) = top_predictions(model, x, k=1), top_predictions(model, x_adv, k=1)
     titles = [
-        f"x: {before[0]}, {_percent(before[1])}",
-        f"delta, times {factor:g}",
-        f"x + delta: {after[0]}, {_percent(after[1])}",
+        f"x\n{before[0]}, {_percent(before[1])}",
+        f"delta\ntimes {factor:g}",
+        f"x + delta\n{after[0]}, {_percent(after[1])}",
     ]
     _show(_image_row(torch.cat([x, amplify(x_adv - x, factor), x_adv]), titles), "jpeg")
 
@@ -146,8 +146,9 @@ def _image_row(images: Tensor, titles: Sequence[str] | None) -> Figure:
     if titles is not None and len(titles) != len(images):
         raise ValueError(f"titles must have one for each of the {len(images)} images; got {len(titles)}")
     with plt.rc_context(STYLE):
-        width = min(3, 9 / len(images))  # inches; nine fill the page's column
-        size = (width * len(images), width * images.shape[2] / images.shape[3] + 0.3)
+        width = min(3, 7.2 / len(images))  # inches; about seven fill the page's column
+        lines = max((title.count("\n") + 1 for title in titles or ()), default=0)
+        size = (width * len(images), width * images.shape[2] / images.shape[3] + 0.22 * lines)
         figure, row = plt.subplots(1, len(images), figsize=size, layout="constrained", squeeze=False)
         for i, axes in enumerate(row[0]):
             _draw_image(axes, images[i])
