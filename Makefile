@@ -7,8 +7,8 @@ ENV    := .venv/.ready
 VENDOR := _build/vendor/.ready
 HOST   := $(PATH)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# PyTorch's threads spin while they wait; on a machine that is busy with something else this costs ten times the time.
-export OMP_WAIT_POLICY := PASSIVE
+# PyTorch's threads spin while they wait for each other, which on a busy machine costs ten times the time. Spin briefly.
+export GOMP_SPINCOUNT := 3000
 
 .DEFAULT_GOAL := help
 .PHONY: help book serve lab execute test lint format lock repository clean

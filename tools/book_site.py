@@ -122,6 +122,12 @@ def add_to_head(
     else:  # search and index pages
         tags.append(f'<meta name="description" content="{escape(app.config.html_title)}: {pagename}">')
     context["metatags"] = context.get("metatags", "") + "\n".join(tags)
+    # MyST-NB puts the widgets' state, pictures and all, into the head; below the text it keeps nobody from reading.
+    for script in [
+        js for js in context["script_files"] if "widget-state" in getattr(js, "attributes", {}).get("type", "")
+    ]:
+        context["script_files"].remove(script)
+        context["body"] += f'<script type="{script.attributes["type"]}">{script.attributes["body"]}</script>\n'
     if "body" in context:  # docutils calls a bibliography a list, but not its entries list items
         context["body"] = context["body"].replace(
             '<div role="list" class="citation-list">', '<div class="citation-list">'

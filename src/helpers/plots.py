@@ -171,7 +171,7 @@ def _prediction_figure(model: NormalizedModel, x: Tensor, k: int) -> Figure:
 
 
 def _draw_image(axes: plt.Axes, image: Tensor) -> None:
-    axes.imshow(image.detach().cpu().permute(1, 2, 0).float().clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+    axes.imshow(image.detach().cpu().permute(1, 2, 0).float().clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
     axes.set_axis_off()
 
 
