@@ -4,17 +4,17 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from networks import PROBE_X, PROBE_Y, SEEDS, cases, probe, random_images, random_network, rng, same, snapshot
 from scipy.stats import kstest
 from torch import Tensor, nn
 
-from helpers.attacks import L2, LOSSES, Iterate, Linf, cross_entropy, fgsm, margin, perturbation_set, pgd
+from helpers.attacks import L2, LOSSES, Iterate, Linf, cross_entropy, difference, fgsm, margin, perturbation_set, pgd
 from helpers.data import digits, photograph
 from helpers.models import class_index, digit_network, load_classifier
 from helpers.training import train
@@ -22,41 +22,9 @@ from helpers.training import train
 torch.set_num_threads(1)  # the networks here are tiny, and sums in a fixed order make every run the same
 
 
-def cases(n: int) -> settings:
-    """Return hypothesis settings: `n` cases, the same ones in every run, however slow the machine is."""
-    return settings(max_examples=n, deadline=None, derandomize=True, database=None)
-
-
-SEEDS = st.integers(0, 2**31)
 SHAPES = st.sampled_from([(1,), (2,), (7,), (30,), (1, 3, 3), (3, 4, 4), (2, 5)])
 DTYPES = st.sampled_from([torch.float32, torch.float64])
 NORMS = st.sampled_from(["linf", "l2"])
-
-
-def rng(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def random_images(n: int, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Return images of which about a third of the pixels are exactly black or white, where the box binds."""
-    x = torch.rand(n, *shape, generator=generator, dtype=dtype)
-    kind = torch.randint(6, x.shape, generator=generator)
-    return x.masked_fill(kind == 0, 0).masked_fill(kind == 1, 1)
-
-
-def random_network(
-    shape: tuple[int, ...], classes: int, dtype: torch.dtype, generator: torch.Generator, hidden: int = 5
-) -> nn.Sequential:
-    """Return a small network with random weights; a linear model if `hidden` is 0."""
-    size = math.prod(shape)
-    widths = [size, hidden, classes] if hidden else [size, classes]
-    layers: list[nn.Module] = [nn.Flatten()]
-    for i, (a, b) in enumerate(pairwise(widths)):
-        layer = nn.Linear(a, b, dtype=dtype)
-        layer.weight.data = torch.randn(b, a, generator=generator, dtype=dtype)
-        layer.bias.data = torch.randn(b, generator=generator, dtype=dtype)
-        layers += [nn.Tanh(), layer] if i else [layer]
-    return nn.Sequential(*layers)
 
 
 def last_logit(logits: Tensor, y: Tensor) -> Tensor:
@@ -81,8 +49,10 @@ class Problem:
         with torch.no_grad():
             logits = self.model(images)
         target, loss = self.options["target"], self.options["loss"]
-        loss = loss if callable(loss) else LOSSES[loss]
         guess = logits.argmax(1)
+        if loss == "difference":
+            return guess == target, difference(logits, self.y, target)
+        loss = loss if callable(loss) else LOSSES[loss]
         if target is None:
             return guess != self.y, loss(logits, self.y)
         return guess == target, -loss(logits, target)
@@ -100,11 +70,12 @@ def problems(draw) -> Problem:
     step_size = draw(st.one_of(st.none(), st.sampled_from([1e-6, widest]), st.floats(1e-4, 1.0)))
     y = torch.randint(classes, (n,), generator=generator)
     target = (y + 1 + torch.randint(classes - 1, (n,), generator=generator)) % classes if draw(st.booleans()) else None
+    losses = ["cross_entropy", "margin", last_logit, *(["difference"] if target is not None else [])]
     options = {
         "norm": norm,
         "step_size": step_size,
         "target": target,
-        "loss": draw(st.sampled_from(["cross_entropy", "margin", last_logit])),
+        "loss": draw(st.sampled_from(losses)),
         "steps": draw(st.integers(1, 5)),
         "random_start": draw(st.booleans()),
         "restarts": draw(st.integers(1, 3)),
@@ -461,6 +432,17 @@ def test_margin_of_a_tie_is_zero():
     assert margin(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([0])) == 0
 
 
+@cases(100)
+@given(SEEDS, st.integers(2, 10), st.sampled_from([0.1, 1.0, 30.0]))
+def test_difference_is_the_loss_at_the_label_minus_the_loss_at_the_target(seed, classes, scale):
+    generator = rng(seed)
+    logits = scale * torch.randn(5, classes, generator=generator, dtype=torch.float64)
+    y = torch.randint(classes, (5,), generator=generator)
+    target = (y + 1 + torch.randint(classes - 1, (5,), generator=generator)) % classes
+    expected = F.cross_entropy(logits, y, reduction="none") - F.cross_entropy(logits, target, reduction="none")
+    torch.testing.assert_close(difference(logits, y, target), expected)
+
+
 # ------------------------------------------------------------ linear models, where the worst case is known exactly
 
 
@@ -541,6 +523,19 @@ def test_linear_multi_class_optimum_is_the_best_of_its_pairs(seed, classes, norm
     assert max(reached) == pytest.approx(max(exact), abs=max(gaps) + 1e-9)
     plain = pgd(model, x, y, eps, norm=norm, loss="margin", steps=40)
     assert float(margin(model(plain), y)) <= max(exact) + 1e-9
+
+
+@cases(80)
+@given(SEEDS, st.integers(2, 5), st.floats(0, 1))
+def test_difference_attack_reaches_the_optimum_of_its_pair_of_classes_in_one_step(seed, classes, eps):
+    generator = rng(seed)
+    model = random_network((8,), classes, torch.float64, generator, hidden=0).requires_grad_(False)
+    x, y = random_images(1, (8,), torch.float64, generator), torch.tensor([0])
+    target = torch.tensor([classes - 1])
+    w = model[1].weight[target] - model[1].weight[y]
+    exact = difference(model(x), y, target) + best_on_linear(w, x, "linf", eps)
+    x_adv = pgd(model, x, y, eps, target=target, loss="difference", steps=1, step_size=1.0, keep="last")
+    torch.testing.assert_close(difference(model(x_adv), y, target), exact)
 
 
 # ------------------------------------------------------------------------ against the same thing written by others
@@ -630,63 +625,6 @@ def test_l2_reaches_further_than_foolbox_where_the_box_binds_because_it_projects
 
 
 # ------------------------------------------------------------------------------------------------ a caller's property
-
-
-class Probe(nn.Module):
-    """A network with everything that an attack could disturb; raises, or returns NaN, at a chosen call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, 3)
-        )
-        self.calls, self.modes, self.frozen = 0, set(), set()
-        self.raise_at = self.nan_at = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        self.modes.add(tuple(module.training for module in self.modules()))
-        self.frozen.add(not any(p.requires_grad for p in self.parameters()))
-        if self.calls == self.raise_at:
-            raise RuntimeError("broken pipe")
-        logits = self.layers(x)
-        return logits * torch.nan if self.calls == self.nan_at else logits
-
-
-def probe() -> Probe:
-    """Return a `Probe` whose modes, `requires_grad` and `.grad` are all mixed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Probe().train()
-    model.layers[1].eval()
-    model.layers[3].eval()
-    model.layers[0].weight.requires_grad_(False)
-    model.layers[5].weight.grad = torch.randn(3, 64, generator=rng(1))
-    return model
-
-
-def snapshot(model: Probe) -> dict:
-    return {
-        "modes": [module.training for module in model.modules()],
-        "state": {name: value.clone() for name, value in model.state_dict().items()},
-        "requires_grad": [p.requires_grad for p in model.parameters()],
-        "grad": [None if p.grad is None else (id(p.grad), p.grad.clone()) for p in model.parameters()],
-        "hooks": [len(module._forward_hooks) for module in model.modules()],
-    }
-
-
-def same(a, b) -> bool:
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-PROBE_X = torch.rand(2, 1, 4, 4, generator=rng(5))
-PROBE_Y = torch.tensor([0, 2])
 
 
 @pytest.mark.parametrize(
@@ -865,7 +803,11 @@ BAD_ARGUMENTS = {
     "restarts a string": ({"restarts": "2"}, TypeError, ["restarts must", "whole number", "str"]),
     "norm unknown": ({"norm": "l1"}, ValueError, ["norm must", "linf", "l2", "'l1'"]),
     "norm a number": ({"norm": math.inf}, ValueError, ["norm must", "linf", "l2", "inf"]),
-    "loss unknown": ({"loss": "hinge"}, ValueError, ["loss must", "cross_entropy", "margin", "'hinge'"]),
+    "loss unknown": ({"loss": "hinge"}, ValueError, ["loss must", "['cross_entropy', 'margin']", "'hinge'"]),
+    "loss unknown, with a target": (
+        {"loss": "hinge", "target": 1 - Y}, ValueError, ["loss must", "'margin', 'difference']", "'hinge'"]),
+    "loss a difference to no target": (
+        {"loss": "difference"}, ValueError, ["loss must", "['cross_entropy', 'margin']", "'difference'", "a target"]),
     "loss not a function": ({"loss": 3}, ValueError, ["loss must", "cross_entropy", "function", "3"]),
     "loss a mean": ({"loss": F.cross_entropy}, ValueError, ["loss must", "(2,)", "()"]),
     "loss NaN": ({"loss": lambda z, y: z[:, 0] * torch.nan}, ValueError, ["loss must", "number", "NaN"]),

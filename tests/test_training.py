@@ -1,14 +1,21 @@
-"""The training loop."""
+"""The training loop, with and without an attack: what it sees, what it keeps, how it ends."""
 
+import math
 import warnings
+from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
-from torch import nn
+from networks import rng
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from helpers.attacks import pgd
 from helpers.data import digits
 from helpers.models import digit_network
-from helpers.training import train
+from helpers.risk import adversarial_risk, risk
+from helpers.training import History, train
 
 torch.set_num_threads(1)  # a tiny network is no faster on more
 
@@ -18,81 +25,343 @@ def data():
     return digits()
 
 
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+# ------------------------------------------------------------------------------------------------------ on the digits
+
+
 def test_two_epochs_already_read_most_digits(data):
     network = digit_network()
     history = train(network, data.x_train, data.y_train, epochs=2)
-    assert len(history) == 2
-    assert history[1] < history[0] < 2.3
-    with torch.no_grad():
-        error = (network(data.x_test).argmax(1) != data.y_test).double().mean()
-    assert error < 0.15
+    assert len(history.loss) == len(history.error) == history.kept == 2
+    assert history.loss[1] < history.loss[0] < 2.3
+    assert history.error[1] < history.error[0] < 0.9
+    assert history.validation == []
+    assert risk(network, data.x_test, data.y_test).value < 0.15
+
+
+def test_a_short_adversarial_training_already_makes_a_network_far_more_robust(data):
+    errors = []
+    for attack, eps in ((None, 0.0), (partial(pgd, steps=3), 0.1)):
+        network = digit_network()
+        train(network, data.x_train, data.y_train, attack=attack, eps=eps, epochs=3, lr=3e-3)
+        attacked = adversarial_risk(
+            network, data.x_test[:200], data.y_test[:200], 0.1, attacks=[partial(pgd, steps=10)]
+        )
+        errors.append(attacked.value)
+    assert errors[1] < errors[0] - 0.25
+
+
+def test_diverging_training_stops_with_advice_and_leaves_the_weights_from_before(data):
+    network = digit_network()
+    before = weights(network)
+    with pytest.raises(FloatingPointError, match=r"training diverged.*epoch 1.*Try lr below 1\."):
+        train(network, data.x_train, data.y_train, lr=1)
+    assert torch.equal(weights(network), before)
+    assert not network.training
 
 
 def test_same_seed_gives_the_same_network_and_leaves_the_global_random_state(data):
     x, y = data.x_train[:300], data.y_train[:300]
 
-    def trained(seed: int) -> torch.Tensor:
+    def trained(seed: int, **options) -> Tensor:
         network = digit_network()
-        train(network, x, y, epochs=1, batch_size=50, seed=seed)
-        return torch.cat([p.detach().flatten() for p in network.parameters()])
+        train(network, x, y, epochs=1, batch_size=50, seed=seed, **options)
+        return weights(network)
 
-    before = torch.get_rng_state()
-    first = trained(0)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.rand(1)
-    torch.testing.assert_close(trained(0), first)
-    assert not torch.allclose(trained(1), first)
+    for options in ({}, {"attack": partial(pgd, steps=2), "eps": 0.1}):
+        before = torch.get_rng_state()
+        first = trained(0, **options)
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.rand(1)
+        assert torch.equal(trained(0, **options), first)
+        assert not torch.allclose(trained(1, **options), first)
+
+
+# ------------------------------------------------------------------------------------------------- what training sees
+
+X, Y = torch.rand(4, 3, generator=rng(0)), torch.tensor([0, 1, 0, 1])
+LINE = torch.linspace(0, 1, 10)[:, None]
+STEP = (LINE[:, 0] > 0.45).long()
 
 
 class Recorder(nn.Module):
-    """A linear model that writes down which examples it saw, and in which mode."""
+    """A linear model that writes down which examples it saw in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(1, 2)
         self.seen: list[list[float]] = []
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.seen.append(x.flatten().tolist())
         return self.linear(x)
 
 
 def test_every_epoch_sees_each_example_once_in_a_new_order():
-    model, x = Recorder(), torch.linspace(0, 1, 10)[:, None]
-    train(model, x, (x[:, 0] > 0.5).long(), epochs=2, batch_size=4)
+    model = Recorder()
+    train(model, LINE, STEP, epochs=2, batch_size=4)
     assert [len(batch) for batch in model.seen] == [4, 4, 2, 4, 4, 2]
     first, second = ([value for batch in epoch for value in batch] for epoch in (model.seen[:3], model.seen[3:]))
-    assert sorted(first) == sorted(second) == x.flatten().tolist()
+    assert sorted(first) == sorted(second) == LINE.flatten().tolist()
     assert first != second
 
 
-def test_history_is_the_mean_loss_over_the_examples_also_when_the_last_batch_is_small():
+def test_attacked_images_take_the_place_of_the_batch_and_come_with_its_labels():
+    model, given = Recorder(), []
+
+    def attack(model, x, y, eps):
+        given.append((x.flatten().tolist(), y.tolist()))
+        return 1 - x
+
+    train(model, LINE, STEP, attack=attack, eps=0.1, epochs=1, batch_size=4)
+    assert model.seen == [(1 - torch.tensor(x)).tolist() for x, _ in given]
+    assert all(y == [int(value > 0.45) for value in x] for x, y in given)
+
+
+def test_attack_is_run_afresh_with_the_weights_of_the_moment():
+    model, seen, at_the_step = nn.Linear(3, 2), [], []
+
+    def attack(given, x, y, eps):
+        assert given is model
+        seen.append(weights(given))
+        return x
+
+    hook = register_optimizer_step_pre_hook(lambda *_: at_the_step.append(weights(model)))
+    try:
+        train(model, X, Y, attack=attack, eps=0.1, epochs=3, batch_size=2, lr=0.1)
+    finally:
+        hook.remove()
+    assert len(seen) == 6
+    assert all(map(torch.equal, seen, at_the_step))
+    assert all(not torch.equal(now, later) for now, later in pairwise(seen))
+
+
+@pytest.mark.parametrize(("ramp", "epochs"), [(0, 2), (1, 2), (3, 5)])
+def test_budget_grows_batch_by_batch_to_eps_at_the_end_of_the_ramp_and_stays_there(ramp, epochs):
+    budgets = []
+
+    def attack(model, x, y, eps):
+        budgets.append(eps)
+        return x
+
+    train(nn.Linear(1, 2), LINE, STEP, attack=attack, eps=0.3, eps_ramp=ramp, epochs=epochs, batch_size=4)  # 3 batches
+    rising, flat = budgets[: 3 * ramp], budgets[3 * ramp :]
+    assert rising == pytest.approx([0.3 * (i + 1) / (3 * ramp) for i in range(3 * ramp)])
+    assert rising[-1:] == [0.3][: len(rising)]
+    assert flat == [0.3] * 3 * (epochs - ramp)
+
+
+def test_learning_rate_is_constant_for_half_the_steps_and_then_falls_in_equal_parts_to_zero():
+    rates = []
+    hook = register_optimizer_step_pre_hook(lambda adam, *_: rates.append(adam.param_groups[0]["lr"]))
+    try:
+        train(nn.Linear(1, 2), LINE, STEP, epochs=4, batch_size=4, lr=0.01)
+    finally:
+        hook.remove()
+    assert rates == pytest.approx([0.01] * 7 + [0.01 * part / 6 for part in (5, 4, 3, 2, 1)])
+
+
+def test_history_is_the_mean_loss_and_error_over_the_examples_also_when_the_last_batch_is_small():
     # With a learning rate of next to nothing the model stays what it is, and so does its loss.
-    model, x = nn.Linear(1, 2), torch.linspace(0, 1, 10)[:, None]
-    y = (x[:, 0] > 0.3).long()
-    with torch.no_grad():
-        expected = nn.functional.cross_entropy(model(x), y).item()
-    assert train(model, x, y, epochs=1, batch_size=4, lr=1e-9) == [pytest.approx(expected, rel=1e-5)]
+    model = nn.Linear(1, 2)
+    model.weight.data, model.bias.data = torch.tensor([[-1.0], [1.0]]), torch.tensor([0.6, -0.6])
+    loss, error = (risk(model, LINE, STEP, loss=name).value for name in ("cross_entropy", "zero_one"))
+    history = train(model, LINE, STEP, epochs=2, batch_size=4, lr=1e-9)
+    assert history.loss == pytest.approx([loss, loss], rel=1e-5)
+    assert history.error == [error, error] == [0.1, 0.1]
 
 
-def test_model_is_left_in_eval_mode_and_batch_norm_has_seen_the_training_batches_only():
+def test_history_counts_the_attacked_examples():
+    history = train(nn.Linear(1, 2), LINE, STEP, attack=lambda m, x, y, eps: 1 - x, eps=0.1, epochs=60, lr=0.1)
+    assert history.error[-1] <= 0.1  # it has learnt the mirrored line
+
+
+# --------------------------------------------------------------------------------------------------- what it leaves
+
+
+def test_model_is_left_in_eval_mode_without_gradients_and_batch_norm_has_seen_the_training_batches_only():
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
-    x, y = torch.rand(8, 2), torch.arange(8) % 2
-    train(model, x, y, epochs=1, batch_size=4)
+    x, y = torch.rand(8, 2, generator=rng(0)), torch.arange(8) % 2
+    train(model, x, y, attack=partial(pgd, steps=2), eps=0.1, epochs=1, batch_size=4, validate=lambda model: 0.5)
     assert not any(module.training for module in model.modules())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert model[1].num_batches_tracked == 2
 
 
-def test_diverging_training_stops_with_advice_and_leaves_eval_mode():
-    model = nn.Linear(1, 2)
-    model.register_forward_hook(lambda module, x, out: out * (torch.nan if module.training else 1))
-    with pytest.raises(FloatingPointError, match=r"loss became nan in epoch 1: try lr below 0\.1"):
-        train(model, torch.rand(4, 1), torch.tensor([0, 1, 0, 1]), lr=0.1)
+class Epochs:
+    """Takes a snapshot of the weights after each epoch; as `validate` it returns the next of the given numbers."""
+
+    def __init__(self, model: nn.Module, numbers=()) -> None:
+        self.model, self.numbers, self.weights, self.calls = model, iter(numbers), [], 0
+
+    def __call__(self, _) -> float:
+        assert not self.model.training
+        self.weights.append(weights(self.model))
+        return next(self.numbers)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "ramp", "kept"),
+    [
+        ([0.5, 0.2, 0.4, 0.3], 0, 2),
+        ([0.5, 0.4, 0.3, 0.2], 0, 4),
+        ([0.1, 0.2, 0.3, 0.4], 0, 1),
+        ([0.1, 0.0, 0.4, 0.3], 2, 4),  # the first two do not count: the budget was still growing
+        ([0.1, 0.0, 0.3, 0.4], 2, 3),
+    ],
+)
+def test_weights_kept_are_those_of_the_best_epoch_after_the_ramp(numbers, ramp, kept):
+    model = nn.Linear(3, 2)
+    epochs = Epochs(model, numbers)
+    history = train(model, X, Y, attack=lambda m, x, y, e: x, eps=0.1, eps_ramp=ramp, epochs=4, lr=0.1, validate=epochs)
+    assert history.validation == numbers
+    assert history.kept == kept
+    assert torch.equal(weights(model), epochs.weights[kept - 1])
+    assert len({w.numpy().tobytes() for w in epochs.weights}) == 4
+
+
+def test_batch_norm_s_statistics_are_kept_with_the_weights():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
+    seen = []
+
+    def validate(model):
+        seen.append(model[0].running_mean.clone())
+        return len(seen)
+
+    train(model, X, Y, epochs=3, validate=validate)
+    assert torch.equal(model[0].running_mean, seen[0])
+    assert not torch.equal(seen[0], seen[2])
+
+
+def test_on_epoch_is_called_after_each_epoch_with_the_history_so_far():
+    seen = []
+
+    def look(history: History) -> None:
+        seen.append((len(history.loss), len(history.error), list(history.validation), history.kept))
+
+    train(nn.Linear(3, 2), X, Y, epochs=3, validate=lambda model: [0.3, 0.1, 0.2][len(seen)], on_epoch=look)
+    assert seen == [(1, 1, [0.3], 1), (2, 2, [0.3, 0.1], 2), (3, 3, [0.3, 0.1, 0.2], 2)]
+
+
+# ------------------------------------------------------------------------------------------------------ interrupted
+
+
+@pytest.mark.parametrize(
+    ("where", "validation", "kept"),
+    [
+        ("on_epoch", [], 2),
+        ("on_epoch", [0.1, 0.2], 1),
+        ("attack", [], 2),
+        ("attack", [0.1, 0.2], 1),
+        ("validate", [0.1, 0.2], 1),
+    ],
+)
+def test_stop_button_returns_the_history_and_a_model_that_can_be_used(where, validation, kept, capsys):
+    """It is pressed when two epochs are done: at the end of the second, or while the third is attacked or validated."""
+    model = nn.Linear(3, 2)
+    epochs = Epochs(model, validation)
+    done = []
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    def attack(model, x, y, eps):
+        return stop() if where == "attack" and len(done) == 2 else x
+
+    def validate(model):
+        return stop() if where == "validate" and len(done) == 2 else epochs(model)
+
+    def on_epoch(history):
+        done.append(weights(model))
+        if where == "on_epoch" and len(done) == 2:
+            stop()
+
+    options = {"validate": validate} if validation else {}
+    history = train(model, X, Y, attack=attack, eps=0.1, epochs=5, lr=0.1, on_epoch=on_epoch, **options)
+    assert len(history.loss) == len(history.error) == 2
+    assert history.validation == validation
+    assert history.kept == kept
+    assert torch.equal(weights(model), done[kept - 1])
+    assert weights(model).isfinite().all()
+    assert not model.training
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    said = capsys.readouterr().out
+    assert said.endswith(f"of 5: the weights are those of epoch {kept}.\n") and said.count("\n") == 1
+    assert where == "on_epoch" or "in epoch 3" in said
+
+
+def test_stop_button_before_the_first_epoch_is_done_leaves_the_weights_from_before(capsys):
+    model, calls = nn.Linear(1, 2), []
+    before = weights(model)
+
+    def attack(model, x, y, eps):
+        calls.append(not torch.equal(weights(model), before))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return x
+
+    history = train(model, LINE, STEP, attack=attack, eps=0.1, epochs=2, batch_size=4, lr=0.1)
+    assert calls == [False, True, True]  # training was under way
+    assert history == History()
+    assert torch.equal(weights(model), before)
+    assert "Interrupted in epoch 1 of 2: the weights are those of epoch 0" in capsys.readouterr().out
+
+
+def test_an_error_of_the_caller_s_own_comes_through_and_the_model_is_that_of_the_epoch_kept():
+    model, done = nn.Linear(3, 2), []
+
+    def fail(history):
+        done.append(weights(model))
+        if len(done) == 2:
+            raise KeyError("a slip")
+
+    with pytest.raises(KeyError, match="a slip"):
+        train(model, X, Y, epochs=3, lr=0.1, on_epoch=fail)
+    assert torch.equal(weights(model), done[1])
     assert not model.training
 
 
-X, Y = torch.rand(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1])
+# ---------------------------------------------------------------------------------------------------------- diverged
+
+
+@pytest.mark.parametrize("fails_in", [1, 3])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_nan_stops_training_with_advice_before_any_weight_is_lost(what, fails_in):
+    model, kept = nn.Linear(3, 2), [None]
+    kept[0] = weights(model)
+
+    def spoil(module, x, out):
+        if not module.training or len(kept) < fails_in:
+            return out
+        if what == "loss":
+            return out * torch.nan
+        return out + 0 * (out - out.detach()).square().sum().sqrt()  # the value is fine, its gradient is 0 / 0
+
+    model.register_forward_hook(spoil)
+    with pytest.raises(FloatingPointError, match=rf"training diverged.*epoch {fails_in}.*nan.*Try lr below 0\.1\."):
+        train(model, X, Y, epochs=5, lr=0.1, on_epoch=lambda history: kept.append(weights(model)))
+    assert len(kept) == fails_in
+    assert torch.equal(weights(model), kept[-1])
+    assert weights(model).isfinite().all()
+    assert not model.training
+
+
+def test_a_loss_that_is_high_from_the_start_is_not_taken_for_divergence():
+    model = nn.Linear(1, 2)
+    model.weight.data = torch.tensor([[300.0], [-300.0]])  # wrong, and sure of it
+    history = train(model, LINE, STEP, epochs=2)
+    assert history.loss[0] > 50
+
+
+# -------------------------------------------------------------------------------------------------------- bad input
+
+
+def keep(model, x, y, eps):
+    return x
 
 
 @pytest.mark.parametrize(
@@ -100,28 +369,41 @@ X, Y = torch.rand(4, 3, generator=torch.Generator().manual_seed(0)), torch.tenso
     [
         ({"x": X * 255}, ValueError, ["x must", "[0, 1]"]),
         ({"x": X.byte()}, TypeError, ["x must", "torch.uint8"]),
+        ({"x": X[:0], "y": Y[:0]}, ValueError, ["x must", "N >= 1"]),
         ({"y": Y.float()}, TypeError, ["y must", "int64", "torch.float32"]),
         ({"y": Y[:2]}, ValueError, ["y must", "(4,)", "(2,)"]),
         ({"y": Y + 1}, ValueError, ["y must", "0 to 1", "1 to 2"]),
+        ({"y": 0 * Y}, ValueError, ["y must", "2 classes", "[1]"]),
+        ({"y": 2 * Y, "model": nn.Linear(3, 4)}, ValueError, ["y must", "4 classes", "[1, 3]"]),
         ({"y": Y.to("meta")}, ValueError, ["y must", "device", "meta"]),
         ({"epochs": 0}, ValueError, ["epochs must", "at least 1", "0"]),
         ({"batch_size": 2.0}, TypeError, ["batch_size must", "whole number", "float"]),
         ({"lr": 0}, ValueError, ["lr must", "(0, 1]", "0"]),
-        ({"lr": float("nan")}, ValueError, ["lr must", "(0, 1]", "nan"]),
+        ({"lr": math.nan}, ValueError, ["lr must", "(0, 1]", "nan"]),
         ({"lr": "fast"}, TypeError, ["lr must", "number", "str"]),
+        ({"eps": 0.1}, ValueError, ["eps must", "0 without", "0.1", "None"]),
+        ({"attack": keep}, ValueError, ["eps must", "above 0 with an attack", "0"]),
+        ({"attack": keep, "eps": -0.1}, ValueError, ["eps must", "-0.1"]),
+        ({"attack": keep, "eps": math.nan}, ValueError, ["eps must", "nan"]),
+        ({"attack": keep, "eps": "0.1"}, TypeError, ["eps must", "number", "str"]),
+        ({"attack": pgd, "eps": 8}, ValueError, ["eps must", "[0, 1]", "8/255"]),
+        ({"attack": keep, "eps": 0.1, "eps_ramp": 10}, ValueError, ["eps_ramp must", "at most 9", "10"]),
+        ({"attack": keep, "eps": 0.1, "eps_ramp": 3, "epochs": 3}, ValueError, ["eps_ramp must", "at most 2", "3"]),
+        ({"attack": keep, "eps": 0.1, "eps_ramp": -1}, ValueError, ["eps_ramp must", "at least 0", "-1"]),
+        ({"attack": keep, "eps": 0.1, "eps_ramp": 0.5}, TypeError, ["eps_ramp must", "whole number", "float"]),
         ({"model": nn.Sequential(nn.Linear(3, 2), nn.Softmax(1))}, ValueError, ["model must", "logits", "softmax"]),
     ],
 )
 def test_bad_argument_gets_an_error_that_names_it_and_changes_no_weight(changes, error, words):
     model = changes.get("model", nn.Linear(3, 2))
-    before = [p.detach().clone() for p in model.parameters()]
+    before = weights(model)
     with pytest.raises(error) as caught:
         train(**{"model": model, "x": X, "y": Y, **changes})
     assert [word for word in words if word not in str(caught.value)] == []
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert torch.equal(weights(model), before)
 
 
 def test_training_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        train(nn.Linear(3, 2), X, Y, epochs=1)
+        train(nn.Linear(3, 2), X, Y, attack=keep, eps=0.1, epochs=2)

@@ -98,14 +98,15 @@ def check_number(value: float, name: str, *, low: float, high: float, hint: str 
         raise ValueError(f"{name} must be in {bracket}{low:g}, {high:g}]; got {value:g}. {hint}".rstrip())
 
 
-def check_count(value: int, name: str) -> None:
-    """Check that `value` is a whole number of at least 1.
+def check_count(value: int, name: str, *, low: int = 1, high: int | None = None) -> None:
+    """Check that `value` is a whole number of at least `low`, and at most `high` if that is given.
 
     Raises:
         TypeError: it is not an integer.
-        ValueError: it is below 1.
+        ValueError: it is outside these bounds.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number; got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1; got {value}")
+    if value < low or (high is not None and value > high):
+        upper = f" and at most {high}" if high is not None else ""
+        raise ValueError(f"{name} must be at least {low}{upper}; got {value}")

@@ -1,6 +1,7 @@
 """Attacks: approximate answers to "which perturbation in the set hurts this classifier most?".
 
-The parts are the perturbation sets (`Linf`, `L2`), the losses (`cross_entropy`, `margin`), and one loop, `pgd`.
+The parts are the perturbation sets (`Linf`, `L2`), the losses (`cross_entropy`, `margin`, `difference`), and one loop,
+`pgd`.
 """
 
 import math
@@ -169,6 +170,21 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return plain + (scaled - scaled.detach())
 
 
+def difference(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Return logits_target minus logits_y for each example: the loss at y minus the loss at the target.
+
+    The log-sum-exp that both cross-entropies share cancels. Above 0 the target is ahead of the true class, though a
+    third class may be ahead of both.
+
+    Args:
+        logits: (N, K). y, target: (N,), int64, 0 to K - 1.
+
+    Returns:
+        (N,), in units of the logits. Kolter and Madry 2018, chapter 1.
+    """
+    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+
+
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin}
 
 
@@ -223,7 +239,7 @@ def pgd(
         norm: of the perturbation set, "linf" or "l2".
         target: (N,), int64; if given, the attack is targeted: it wants the model to say `target`, not just not `y`.
         loss: maximised on `y`, or minimised on `target`: "cross_entropy", "margin", or a function of logits (N, K) and
-            labels (N,) that returns (N,).
+            labels (N,) that returns (N,). With a target also "difference", of the two logits, which is maximised.
         steps: gradient steps in each restart, at least 1.
         step_size: length of a step in the norm, in pixel units; 2.5 * eps / steps if not given (Madry et al. 2018).
         random_start: begin the first restart at a random point of Delta(x) too; the others always do.
@@ -260,11 +276,12 @@ def pgd(
     check_count(restarts, "restarts")
     if keep not in ("best", "last") or (keep == "last" and restarts > 1):
         raise ValueError(f"keep must be 'best', or 'last' with one restart; got {keep!r} with {restarts} restarts")
-    if not callable(loss) and loss not in LOSSES:
-        raise ValueError(f"loss must be one of {list(LOSSES)} or a function; got {loss!r}")
-    loss_function = loss if callable(loss) else LOSSES[loss]
+    names = [*LOSSES, *(["difference"] if target is not None else [])]
+    if not callable(loss) and loss not in names:
+        hint = ", which needs a target" if loss == "difference" else ""
+        raise ValueError(f"loss must be one of {names} or a function; got {loss!r}{hint}")
 
-    with _frozen(model), torch.inference_mode(False):
+    with frozen(model), torch.inference_mode(False):
         x, y = x.detach().clone(), y.clone()  # ours, and fit for autograd also when the caller is in inference mode
         target = target.clone() if target is not None else None
         best: Iterate | None = None
@@ -280,7 +297,7 @@ def pgd(
                         _check_model_knows(logits, y, target)
                     elif not logits.isfinite().all():
                         check_logits(logits, len(x))
-                    value = loss_function(logits, y) if target is None else -loss_function(logits, target)
+                    value = _objective(loss, logits, y, target)
                     if value.shape != y.shape or value.isnan().any():
                         got = "NaN" if value.shape == y.shape else f"shape {tuple(value.shape)}"
                         raise ValueError(
@@ -315,6 +332,14 @@ def _check_model_knows(logits: Tensor, y: Tensor, target: Tensor | None) -> None
         check_classes(target, logits.shape[1], "target")
 
 
+def _objective(loss: str | Loss, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """Return what the attack maximises, (N,)."""
+    if loss == "difference":
+        return difference(logits, y, target)
+    function = loss if callable(loss) else LOSSES[loss]
+    return function(logits, y) if target is None else -function(logits, target)
+
+
 def _gradient(value: Tensor, delta: Tensor) -> Tensor:
     """Return the gradient of the sum of `value`, that is, each example's own gradient, like `delta`."""
     grad = torch.autograd.grad(value.sum(), delta, allow_unused=True)[0] if value.requires_grad else None
@@ -340,7 +365,7 @@ def _better(now: Iterate, best: Iterate) -> Iterate:
 
 
 @contextmanager
-def _frozen(model: Model) -> Iterator[None]:
+def frozen(model: Model) -> Iterator[None]:
     """Put `model` in eval mode with frozen parameters, and on leaving put back every module and parameter."""
     is_module = isinstance(model, nn.Module)
     modes = [(module, module.training) for module in model.modules()] if is_module else []

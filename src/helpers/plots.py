@@ -11,6 +11,8 @@ from torch import Tensor
 
 from helpers._validation import check_images, check_number
 from helpers.models import NormalizedModel
+from helpers.risk import wilson_interval
+from helpers.training import History
 
 # Okabe and Ito's palette: told apart by readers with any common form of colour blindness. Markers differ as well.
 STYLE = {
@@ -42,16 +44,17 @@ def amplify(delta: Tensor, factor: float = 50.0) -> Tensor:
     return (0.5 + factor * delta).clamp(0, 1)
 
 
-def show_images(images: Tensor, titles: Sequence[str] | None = None) -> None:
-    """Show images side by side.
+def show_images(images: Tensor, titles: Sequence[str] | None = None, *, rows: Sequence[str] | None = None) -> None:
+    """Show images side by side, or in several rows.
 
     Args:
-        images: (N, 1 or 3, H, W), values in [0, 1]. titles: one for each image.
+        images: (N, 1 or 3, H, W), values in [0, 1], row by row. titles: one for each image of the first row.
+        rows: if given, the name of each row; there are as many rows, of equal length.
 
     Raises:
-        TypeError, ValueError: these are not images in [0, 1], or the number of titles is not N.
+        TypeError, ValueError: these are not images in [0, 1], or the numbers of titles or rows do not fit N.
     """
-    _show(_image_row(images, titles), "jpeg")
+    _show(_image_grid(images, titles, rows), "jpeg")
 
 
 def show_attack(model: NormalizedModel, x: Tensor, x_adv: Tensor, factor: float = 50.0) -> None:
@@ -70,7 +73,7 @@ def show_attack(model: NormalizedModel, x: Tensor, x_adv: Tensor, factor: float 
         f"delta\ntimes {factor:g}",
         f"x + delta\n{after[0]}, {_percent(after[1])}",
     ]
-    _show(_image_row(torch.cat([x, amplify(x_adv - x, factor), x_adv]), titles), "jpeg")
+    _show(_image_grid(torch.cat([x, amplify(x_adv - x, factor), x_adv]), titles), "jpeg")
 
 
 def top_predictions(model: NormalizedModel, x: Tensor, k: int = 5) -> list[tuple[str, float]]:
@@ -120,16 +123,14 @@ def plot_lines(
     Raises:
         ValueError: a line is not as long as `x`.
     """
-    from scipy.stats import binomtest
-
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
         for label, values in lines.items():
             if len(values) != len(x):
                 raise ValueError(f"lines must have {len(x)} numbers each, as x has; {label!r} has {len(values)}")
             if counts_of is not None:
-                bands = [binomtest(int(c), counts_of).proportion_ci(method="wilson") for c in values]
-                low, high = [100 * b.low for b in bands], [100 * b.high for b in bands]
+                low, high = zip(*(wilson_interval(int(c), counts_of) for c in values), strict=True)
+                low, high = [100 * p for p in low], [100 * p for p in high]
                 axes.fill_between(x, low, high, alpha=0.2)
                 values = [100 * int(c) / counts_of for c in values]
             axes.plot(x, values, label=label, markevery=max(1, len(x) // 12))
@@ -139,21 +140,74 @@ def plot_lines(
     _show(figure, "png")
 
 
-def _image_row(images: Tensor, titles: Sequence[str] | None) -> Figure:
+def show_matrix(values: Tensor, *, xlabel: str, ylabel: str, title: str) -> None:
+    """Show a matrix of whole numbers as a heat map, with each number in its field.
+
+    Args:
+        values: (rows, columns), whole numbers; NaN leaves a field empty.
+        xlabel, ylabel: what columns and rows are, both counted from 0. title: what the numbers are, with their unit.
+
+    Raises:
+        ValueError: `values` has no two axes.
+    """
+    if values.ndim != 2:
+        raise ValueError(f"values must have shape (rows, columns); got {tuple(values.shape)}")
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 5.2), layout="constrained")
+        axes.imshow(values.cpu().numpy(), cmap="cividis", aspect="auto")
+        middle = (values.nan_to_num(torch.inf).min() + values.nan_to_num(-torch.inf).max()) / 2
+        for row in range(values.shape[0]):
+            for column in range(values.shape[1]):
+                value = values[row, column]
+                if not value.isnan():
+                    color = "black" if value > middle else "white"
+                    axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=color)
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        axes.set(xticks=range(values.shape[1]), yticks=range(values.shape[0]))
+        axes.grid(visible=False)
+    _show(figure, "png")
+
+
+def training_frame(history: History, epochs: int) -> bytes:
+    """Return the training curve so far as a PNG file, for `widgets.LiveCurve`: errors against epochs.
+
+    Args:
+        history: what `train` gives to its `on_epoch`. epochs: how many there will be.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+        done = range(1, len(history.error) + 1)
+        axes.plot(done, [100 * error for error in history.error], label="training examples, as trained on")
+        if history.validation:
+            axes.plot(done, [100 * value for value in history.validation], label="validation")
+        axes.set(xlim=(0.5, epochs + 0.5), ylim=(0, 100), xlabel="epoch", ylabel="error (%)")
+        axes.legend()
+    return _encode(figure, "png", dpi=90)
+
+
+def _image_grid(images: Tensor, titles: Sequence[str] | None, rows: Sequence[str] | None = None) -> Figure:
     check_images(images, "images")
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images must have shape (N, 1 or 3, H, W); got {tuple(images.shape)}")
-    if titles is not None and len(titles) != len(images):
-        raise ValueError(f"titles must have one for each of the {len(images)} images; got {len(titles)}")
+    if rows is not None and (len(rows) == 0 or len(images) % len(rows)):
+        raise ValueError(f"rows must be a divisor of the number of images in number; got {len(rows)} of {len(images)}")
+    columns = len(images) // len(rows or [""])
+    if titles is not None and len(titles) != columns:
+        raise ValueError(f"titles must have one for each of the {columns} images of a row; got {len(titles)}")
     with plt.rc_context(STYLE):
-        width = min(3, 7.2 / len(images))  # inches; about seven fill the page's column
+        width = min(3, 7.2 / columns)  # inches; about seven fill the page's column
+        height = width * images.shape[2] / images.shape[3]
         lines = max((title.count("\n") + 1 for title in titles or ()), default=0)
-        size = (width * len(images), width * images.shape[2] / images.shape[3] + 0.22 * lines)
-        figure, row = plt.subplots(1, len(images), figsize=size, layout="constrained", squeeze=False)
-        for i, axes in enumerate(row[0]):
+        size = (width * columns, height * len(rows or [""]) + 0.22 * lines)
+        figure, grid = plt.subplots(len(rows or [""]), columns, figsize=size, layout="constrained", squeeze=False)
+        for i, axes in enumerate(grid.flat):
             _draw_image(axes, images[i])
-            if titles is not None:
+            if titles is not None and i < columns:
                 axes.set_title(titles[i], fontsize=11)
+            if rows is not None and i % columns == 0:
+                axes.set_axis_on()
+                axes.set(xticks=[], yticks=[], ylabel=rows[i // columns])
+                axes.spines[:].set_visible(False)
     return figure
 
 

@@ -1,4 +1,9 @@
-"""The training loop."""
+"""One training loop. Standard training is adversarial training with no attack."""
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -6,6 +11,17 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from helpers._validation import check_classes, check_count, check_images, check_labels, check_logits, check_number
+from helpers.risk import Attack
+
+
+@dataclass
+class History:
+    """What happened in training, one number for each epoch."""
+
+    loss: list[float] = field(default_factory=list)  # mean cross-entropy on the (attacked) training examples, in nats
+    error: list[float] = field(default_factory=list)  # share of them that was wrong when it was their turn, 0 to 1
+    validation: list[float] = field(default_factory=list)  # what `validate` returned; empty without it
+    kept: int = 0  # the epoch, counted from 1, whose weights the model is left with; 0 for those it came with
 
 
 def train(
@@ -13,56 +29,125 @@ def train(
     x: Tensor,
     y: Tensor,
     *,
+    attack: Attack | None = None,
+    eps: float = 0.0,
+    eps_ramp: int = 0,
     epochs: int = 10,
     batch_size: int = 100,
-    lr: float = 1e-3,
+    lr: float = 2e-3,
     seed: int = 0,
-) -> list[float]:
+    validate: Callable[[nn.Module], float] | None = None,
+    on_epoch: Callable[[History], None] | None = None,
+) -> History:
     """Train `model` in place with Adam on the cross-entropy, with a progress bar, and leave it in eval mode.
 
-    It is left in eval mode also when training stops with an error.
+    With an attack, each batch is replaced by its attacked version, made afresh with the weights of the moment:
+    adversarial training (Madry et al. 2018, equation 2.1). Without one it is standard training. The learning rate is
+    `lr` for the first half of the steps and then falls in equal parts to 0.
+
+    Interrupted, by the stop button say, it prints a line and returns: the model and its history can be used. Also after
+    an error the model has the weights of `History.kept`, and is in eval mode.
 
     Args:
         model: takes images like `x`, returns logits (N, K).
-        x: (N, ...), values in [0, 1]. y: (N,), int64, 0 to K - 1. Both on the model's device.
+        x: (N, ...), values in [0, 1]. y: (N,), int64, each of 0 to K - 1 at least once. Both on the model's device.
+        attack: function of (model, x, y, eps) that returns adversarial images, such as `partial(pgd, steps=7)`.
+        eps: the attack's budget, in its units; above 0 with an attack, 0 without.
+        eps_ramp: the epochs, less than `epochs`, in which the budget grows from 0 to `eps`, batch by batch.
         epochs: passes over the data, at least 1. batch_size: at least 1. lr: Adam's learning rate, above 0, at most 1.
-        seed: of the order of the examples; the global random state is not used.
+        seed: of the order of the examples. The global random state is not used, except by an attack that does.
+        validate: function of the model that returns a number, the smaller the better, called after each epoch. The
+            weights kept are those of the epoch where it was smallest, the ramp not counted. Without it, the last ones.
+        on_epoch: function of the history so far, called after each epoch.
 
     Returns:
-        The mean loss of each epoch, in nats.
+        The history.
 
     Raises:
         TypeError, ValueError: an argument is not allowed, or the model does not return logits.
-        FloatingPointError: the loss became NaN or infinite; training stops at once.
+        FloatingPointError: training diverged: a loss or gradient became NaN or infinite, or the mean loss of an epoch
+            exceeded ten times what it was before training, or what guessing would get if that is more.
     """
     check_images(x)
     check_labels(y, x)
     check_count(epochs, "epochs")
     check_count(batch_size, "batch_size")
+    check_count(eps_ramp, "eps_ramp", low=0, high=epochs - 1)
     check_number(lr, "lr", low=0, high=1, open_low=True)
-    model.eval()  # first, so that a look at the logits leaves the statistics of batch norm alone
-    with torch.no_grad():
-        logits = model(x[:1])
-    check_logits(logits, 1)
-    check_classes(y, logits.shape[1])
+    check_number(eps, "eps", low=0, high=torch.finfo(torch.float32).max)
+    if (attack is not None) != (eps > 0):
+        raise ValueError(f"eps must be above 0 with an attack and 0 without; got {eps:g} and attack {attack!r}")
+    too_much = 10 * _loss_before(model, x[:batch_size], y[:batch_size], y)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    steps = epochs * math.ceil(len(x) / batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, 2 * (1 - step / steps)))
     generator = torch.Generator().manual_seed(seed)
-    history = []
+    history, weights = History(), deepcopy(model.state_dict())
     try:
-        model.train()
         for epoch in (bar := trange(epochs, desc="training", leave=False)):
-            total = 0.0
+            model.train()
+            loss_sum, wrong = 0.0, 0
             for rows in torch.randperm(len(x), generator=generator).split(batch_size):
                 rows = rows.to(x.device)
-                loss = F.cross_entropy(model(x[rows]), y[rows])
-                if not loss.isfinite():
-                    raise FloatingPointError(f"the loss became {loss.item()} in epoch {epoch + 1}: try lr below {lr:g}")
+                images, labels = x[rows], y[rows]
+                if attack is not None:
+                    ramp = (schedule.last_epoch + 1) / (steps / epochs * eps_ramp) if eps_ramp else 1
+                    images = attack(model, images, labels, eps * min(1, ramp))
+                logits = model(images)
+                loss = F.cross_entropy(logits, labels)
                 optimizer.zero_grad()
                 loss.backward()
+                length = torch.nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
+                _check_finite(loss, length, epoch, lr)  # before the step, so that no weight becomes NaN
                 optimizer.step()
-                total += loss.item() * len(rows)
-            history.append(total / len(x))
-            bar.set_postfix(loss=f"{history[-1]:.3f}")
+                schedule.step()
+                loss_sum += loss.item() * len(rows)
+                wrong += int((logits.argmax(1) != labels).sum())
+            model.eval()
+            mean = loss_sum / len(x)
+            if mean > too_much:
+                raise FloatingPointError(
+                    f"training diverged: the mean loss of epoch {epoch + 1} is {mean:.3g}, over {too_much:.3g}. "
+                    f"Try lr below {lr:g}."
+                )
+            history.loss.append(mean)
+            history.error.append(wrong / len(x))
+            if validate is not None:
+                history.validation.append(float(validate(model)))
+            counted = history.validation[eps_ramp:]
+            if not counted or counted[-1] == min(counted):
+                weights, history.kept = deepcopy(model.state_dict()), epoch + 1
+            bar.set_postfix(loss=f"{mean:.3f}")
+            if on_epoch is not None:
+                on_epoch(history)
+    except KeyboardInterrupt:
+        print(
+            f"Interrupted in epoch {len(history.loss) + 1} of {epochs}: the weights are those of epoch {history.kept}."
+        )
     finally:
+        model.load_state_dict(weights)
+        model.zero_grad()
         model.eval()
     return history
+
+
+def _loss_before(model: nn.Module, x: Tensor, y: Tensor, labels: Tensor) -> float:
+    """Check what `model` returns and that `labels` are its classes; return its loss, or that of guessing if higher."""
+    model.eval()  # first, so that a look at the logits leaves the statistics of batch norm alone
+    with torch.no_grad():
+        logits = model(x)
+    check_logits(logits, len(x))
+    classes = logits.shape[1]
+    check_classes(labels, classes)
+    missing = sorted(set(range(classes)) - set(labels.unique().tolist()))
+    if missing:
+        raise ValueError(f"y must have each of the model's {classes} classes at least once; none is of class {missing}")
+    return max(F.cross_entropy(logits, y).item(), math.log(classes))
+
+
+def _check_finite(loss: Tensor, length: Tensor, epoch: int, lr: float) -> None:
+    if not (loss + length).isfinite():
+        raise FloatingPointError(
+            f"training diverged: in epoch {epoch + 1} the loss is {loss.item():.3g}, its gradient's length "
+            f"{length.item():.3g}. Try lr below {lr:g}."
+        )

@@ -6,6 +6,9 @@ from html import escape
 
 import ipywidgets
 
+from helpers.plots import training_frame
+from helpers.training import History
+
 
 def flipbook(frames: Sequence[bytes], captions: Sequence[str], description: str) -> ipywidgets.VBox:
     """Return a slider that leafs through pictures.
@@ -22,10 +25,7 @@ def flipbook(frames: Sequence[bytes], captions: Sequence[str], description: str)
     if not frames or len(captions) != len(frames):
         raise ValueError(f"frames and captions must be as many, at least 1; got {len(frames)} and {len(captions)}")
     pages = [
-        ipywidgets.HTML(
-            f'<img src="data:image/jpeg;base64,{b64encode(frame).decode()}" alt="{escape(caption)}" '
-            f'style="max-width: 100%; height: auto"><br>{escape(caption)}'
-        )
+        ipywidgets.HTML(f"{_picture(frame, 'jpeg', caption)}<br>{escape(caption)}")
         for frame, caption in zip(frames, captions, strict=True)
     ]
     slider = ipywidgets.IntSlider(max=len(frames) - 1, description=description)
@@ -38,3 +38,27 @@ def flipbook(frames: Sequence[bytes], captions: Sequence[str], description: str)
             book.set_title(i, str(i))
         ipywidgets.link((slider, "value"), (book, "selected_index"))
     return ipywidgets.VBox([slider, book])
+
+
+class LiveCurve(ipywidgets.HTML):
+    """The training curve, growing while training runs: show it, and give its `update` to `train` as `on_epoch`.
+
+    Args:
+        epochs: how many there will be.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self.epochs = epochs
+
+    def update(self, history: History) -> None:
+        """Draw the history so far."""
+        last = {"training": history.error[-1]} | ({"validation": history.validation[-1]} if history.validation else {})
+        errors = ", ".join(f"{name} error {100 * error:.1f} %" for name, error in last.items())
+        caption = f"Error in percent against epochs. After epoch {len(history.error)} of {self.epochs}: {errors}."
+        self.value = _picture(training_frame(history, self.epochs), "png", caption)
+
+
+def _picture(content: bytes, kind: str, alt: str) -> str:
+    source = f"data:image/{kind};base64,{b64encode(content).decode()}"
+    return f'<img src="{source}" alt="{escape(alt)}" style="max-width: 100%; height: auto">'

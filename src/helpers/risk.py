@@ -1,0 +1,202 @@
+"""Risk and adversarial risk: how good a classifier is on average, and in the worst case, with intervals.
+
+What counts as an error is defined once, here: an example is wrong if the model is wrong on x or on any attacked x.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from helpers._validation import (
+    check_classes,
+    check_count,
+    check_images,
+    check_labels,
+    check_logits,
+    check_number,
+)
+from helpers.attacks import Model, frozen
+
+Attack = Callable[[Model, Tensor, Tensor, float], Tensor]
+LossName = Literal["zero_one", "cross_entropy"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An average over examples that stands for an expectation, with its 95 % interval.
+
+    `str(estimate)` is one line with all of it.
+    """
+
+    value: float  # the average
+    low: float  # the interval's ends
+    high: float
+    interval: str  # how it was computed: "Wilson" or "normal"
+    each: Tensor  # (N,), the loss of each example, on the CPU
+
+    def __str__(self) -> str:
+        scale, unit, digits = (100, " %", 1) if self.interval == "Wilson" else (1, "", 3)
+        value, low, high = (f"{scale * number:.{digits}f}" for number in (self.value, self.low, self.high))
+        return f"{value}{unit} (95 % interval {low} to {high}{unit}, {self.interval}, N = {len(self.each)})"
+
+
+def wilson_interval(wrong: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval for a probability of which `wrong` cases were seen in `n` trials (Wilson 1927).
+
+    Args:
+        wrong: 0 to n. n: at least 1.
+
+    Returns:
+        Its two ends, in [0, 1].
+
+    Raises:
+        TypeError, ValueError: these are not such whole numbers.
+    """
+    from scipy.stats import binomtest
+
+    check_count(n, "n")
+    check_count(wrong, "wrong", low=0, high=n)
+    interval = binomtest(int(wrong), int(n)).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def estimate(each: Tensor) -> Estimate:
+    """Return the average of `each` with a 95 % interval for its expectation.
+
+    Of true and false (an error for each example) the interval is Wilson's. Of losses it is the normal one, the average
+    plus and minus 1.96 standard errors, which wants some hundreds of examples.
+
+    Args:
+        each: (N,), bool for errors or floating point for losses; the examples are drawn independently.
+
+    Raises:
+        ValueError: it has another shape, no example, or a value that is not finite.
+    """
+    if each.ndim != 1 or len(each) == 0 or not each.isfinite().all():
+        raise ValueError(f"each must hold N >= 1 finite numbers, shape (N,); got shape {tuple(each.shape)}")
+    each = each.detach().cpu()
+    value = each.double().mean().item()
+    if each.dtype == torch.bool:
+        return Estimate(value, *wilson_interval(int(each.sum()), len(each)), "Wilson", each)
+    half = 1.96 * each.double().std().item() / math.sqrt(len(each)) if len(each) > 1 else math.inf
+    return Estimate(value, value - half, value + half, "normal", each)
+
+
+def risk(model: Model, x: Tensor, y: Tensor, *, loss: LossName = "zero_one", batch_size: int = 500) -> Estimate:
+    """Return the empirical risk, the average loss of `model` on the examples; arguments as in `adversarial_risk`."""
+    return adversarial_risk(model, x, y, 0.0, attacks=(), loss=loss, batch_size=batch_size)
+
+
+def adversarial_risk(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    *,
+    attacks: Sequence[Attack],
+    loss: LossName = "zero_one",
+    batch_size: int = 500,
+) -> Estimate:
+    """Return the average over examples of the largest loss that was found: on x itself or under any of the attacks.
+
+    It is a lower bound of the empirical adversarial risk, the average of max over Delta(x) of the loss (Madry et al.
+    2018, equation 2.1): the attacks find some perturbations, not the worst.
+
+    With the 0-1 loss this is the robust error: an example counts as wrong if the model is wrong on x or on any attacked
+    x. An example that is wrong already is not attacked again, so the later attacks have less to do. With the
+    cross-entropy every attack sees every example.
+
+    A model that is an `nn.Module` is in eval mode meanwhile, and comes back as it was. Shows a progress bar.
+
+    Args:
+        model: takes images like `x`, returns logits (N, K).
+        x: (N, ...), values in [0, 1]. y: (N,), int64. Batches are moved to the model's device, if it has parameters.
+        eps: the budget, handed to each attack.
+        attacks: functions of (model, x, y, eps) that return adversarial images, such as `pgd`, `fgsm`, or
+            `partial(pgd, loss="margin", restarts=5)`. With none the result is the empirical risk.
+        loss: "zero_one" (1 if misclassified, else 0) or "cross_entropy".
+        batch_size: examples at a time, at least 1.
+
+    Raises:
+        TypeError, ValueError: an argument is not allowed, the model does not return logits, or an attack does not
+            return images.
+    """
+    check_images(x)
+    check_labels(y, x)
+    check_number(eps, "eps", low=0, high=torch.finfo(torch.float32).max)
+    check_count(batch_size, "batch_size")
+    if loss not in ("zero_one", "cross_entropy"):
+        raise ValueError(f"loss must be 'zero_one' or 'cross_entropy'; got {loss!r}")
+    if callable(attacks) or not all(map(callable, attacks)):
+        raise TypeError("attacks must be a list of functions of (model, x, y, eps), such as [pgd]")
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    device = parameters[0].device if parameters else x.device
+    batches = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
+    found = []
+    with frozen(model):
+        for images, labels in tqdm(batches, desc="risk", leave=False):
+            images, labels = images.to(device), labels.to(device)
+            worst = _losses(model, images, labels, loss)
+            for attack in attacks:
+                open_ = (worst < 1 if loss == "zero_one" else torch.ones_like(worst, dtype=torch.bool)).nonzero()[:, 0]
+                if len(open_):
+                    attacked = attack(model, images[open_], labels[open_], eps)
+                    check_images(attacked, "what an attack returns")
+                    worst[open_] = worst[open_].maximum(_losses(model, attacked, labels[open_], loss))
+            found.append(worst)
+    each = torch.cat(found)
+    return estimate(each > 0 if loss == "zero_one" else each)
+
+
+def linear_worst_margin(linear: nn.Linear, x: Tensor, y: Tensor, eps: float, *, box: bool = True) -> Tensor:
+    """Return the largest margin, over the l-inf perturbations, of a linear classifier: exact, without an attack.
+
+    The margin of class k over y is linear in delta, w . delta plus a constant with w = weight_k - weight_y. So each
+    pixel goes to whichever end of its own interval w_i asks for. Without the box the gain is eps * ||w||_1, the dual
+    norm; with it, pixels that are at 0 or 1 already can only go one way, and the gain is smaller.
+
+    The example can be made an error exactly where the result is above 0. With two classes its largest cross-entropy is
+    softplus of the result. Source: Kolter and Madry 2018, chapter 2, there without the box.
+
+    Args:
+        linear: its logits are those of the classifier, shape (N, K).
+        x: (N, ...), values in [0, 1], flattened for `linear`. y: (N,), int64, 0 to K - 1.
+        eps: the budget, in pixel units from 0 to 1. box: keep x + delta in [0, 1].
+
+    Returns:
+        (N,), in units of the logits.
+
+    Raises:
+        TypeError, ValueError: an argument is not allowed.
+    """
+    check_images(x)
+    check_labels(y, x)
+    check_number(eps, "eps", low=0, high=1)
+    check_classes(y, linear.out_features)
+    x = x.flatten(1)
+    low, high = ((-x).clamp(min=-eps), (1 - x).clamp(max=eps)) if box else (x - x - eps, x - x + eps)
+    with torch.no_grad():
+        logits = linear(x)
+        margins = torch.full_like(logits, -torch.inf)
+        for k in range(linear.out_features):
+            w = linear.weight[k] - linear.weight[y]
+            gain = torch.maximum(w * low, w * high).sum(1)
+            others = y != k
+            margins[others, k] = (logits[:, k] - logits.gather(1, y[:, None])[:, 0] + gain)[others]
+    return margins.amax(1)
+
+
+@torch.no_grad()
+def _losses(model: Model, x: Tensor, y: Tensor, loss: LossName) -> Tensor:
+    logits = model(x)
+    check_logits(logits, len(x))
+    check_classes(y, logits.shape[1])
+    if loss == "zero_one":
+        return (logits.argmax(1) != y).float()
+    return F.cross_entropy(logits, y, reduction="none")
