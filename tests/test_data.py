@@ -1,5 +1,6 @@
 """The images: the book's photographs, a reader's own picture in any format, the split of the digits."""
 
+import gzip
 import hashlib
 import io
 import socket
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from torchvision.datasets import MNIST
 from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
 from helpers import data
@@ -235,6 +237,7 @@ def test_path_string_bytes_and_memory_give_the_same_picture(picture, monkeypatch
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        self.server.asked.append(self.path)
         content = self.server.pages.get(self.path)
         if content is None:
             return self.send_error(404)
@@ -252,18 +255,25 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def web(picture, monkeypatch) -> Iterator[str]:
+def server(monkeypatch) -> Iterator[HTTPServer]:
+    """A web server that has the `pages` which a test gives it, and remembers what it was `asked` for."""
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    content = picture.read_bytes()
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    server.pages = {"/cat.png": content, "/cut": content, "/page": b"<html>no picture</html>", "/chunked": b""}
+    server.pages, server.asked = {}, []
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield server
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def web(picture, server) -> str:
+    content = picture.read_bytes()
+    server.pages = {"/cat.png": content, "/cut": content, "/page": b"<html>no picture</html>", "/chunked": b""}
+    return f"http://127.0.0.1:{server.server_port}"
 
 
 def test_url_gives_the_same_picture(web):
@@ -379,3 +389,74 @@ def test_split_is_the_same_in_every_process_whatever_the_seed(split):
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert hashlib.sha256(b"".join(t.numpy().tobytes() for t in split)).hexdigest() == other
+
+
+def idx(values: np.ndarray) -> bytes:
+    """Return a gzipped file in MNIST's own format: type, number of axes, their lengths, big endian, then the bytes."""
+    head = bytes([0, 0, 8, values.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in values.shape)
+    return gzip.compress(head + values.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def mnist(server, tmp_path, monkeypatch) -> tuple[HTTPServer, dict[str, np.ndarray]]:
+    """An MNIST of five digits, on a web server of our own, and an empty cache; return the server and the arrays."""
+    random = np.random.default_rng(0)
+    arrays = {
+        "train-images-idx3-ubyte.gz": random.integers(0, 256, (3, 28, 28)),
+        "train-labels-idx1-ubyte.gz": np.array([7, 0, 9]),
+        "t10k-images-idx3-ubyte.gz": random.integers(0, 256, (2, 28, 28)),
+        "t10k-labels-idx1-ubyte.gz": np.array([1, 2]),
+    }
+    assert list(arrays) == [name for name, _ in MNIST.resources]
+    server.pages = {f"/{name}": idx(array) for name, array in arrays.items()}
+    hashes = [(name, hashlib.md5(server.pages[f"/{name}"]).hexdigest()) for name in arrays]
+    monkeypatch.setattr(MNIST, "resources", hashes)
+    monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    return server, arrays
+
+
+def test_full_mnist_is_downloaded_once_and_comes_in_its_own_split_and_order(mnist, tmp_path):
+    server, arrays = mnist
+    for time in ("first", "second"):
+        full = digits(full=True)
+        for values, array in zip(full, arrays.values(), strict=True):
+            if array.ndim == 1:
+                assert values.dtype == torch.int64
+                assert values.tolist() == array.tolist()
+            else:
+                assert values.dtype == torch.float32
+                assert values.shape == (len(array), 1, 28, 28)
+                assert 0 <= values.min() and values.max() <= 1
+                assert torch.equal((values[:, 0] * 255).round(), torch.from_numpy(array).float())
+        assert set(server.asked) == (set(server.pages) if time == "first" else set())
+        server.asked.clear()
+    assert list(tmp_path.rglob("t10k-images-idx3-ubyte"))  # in torch's cache
+
+
+def test_full_mnist_is_the_real_one():
+    assert MNIST.resources[0] == ("train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873")
+
+
+@pytest.mark.parametrize("failure", ["refused", "not found", "another file", "cut short"])
+def test_full_mnist_that_cannot_be_downloaded_names_the_offline_alternative_and_works_later(
+    failure, mnist, monkeypatch
+):
+    server, arrays = mnist
+    last, good = "/t10k-labels-idx1-ubyte.gz", dict(server.pages)
+    with monkeypatch.context() as for_now:
+        if failure == "refused":
+            with socket.socket() as unused:
+                unused.bind(("127.0.0.1", 0))
+                port = unused.getsockname()[1]
+            for_now.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
+        elif failure == "not found":
+            del server.pages[last]
+        else:
+            server.pages[last] = idx(np.array([3, 4])) if failure == "another file" else good[last][:-9]
+        with pytest.raises(RuntimeError, match=r"(?s)full MNIST could not be downloaded.*network: digits\(\)") as error:
+            digits(full=True)
+    assert error.value.__cause__ is not None
+    server.pages = good  # the network is back
+    assert digits(full=True).y_test.tolist() == arrays[last[1:]].tolist()

@@ -1,6 +1,9 @@
 """The figures, still and interactive: they are pictures, of what was asked for, and refuse what they cannot show."""
 
 import io
+import math
+import re
+from base64 import b64decode
 
 import ipywidgets
 import pytest
@@ -10,6 +13,7 @@ from torch import nn
 
 from helpers import plots, widgets
 from helpers.models import NormalizedModel
+from helpers.training import History, train
 
 
 @pytest.fixture
@@ -18,6 +22,16 @@ def shown(monkeypatch):
     pictures = []
     monkeypatch.setattr(plots, "display", lambda image: pictures.append(Image.open(io.BytesIO(image.data))))
     return pictures
+
+
+@pytest.fixture
+def drawn(shown, monkeypatch):
+    """The figures, before they become pictures."""
+    figures, encode = [], plots._encode
+    monkeypatch.setattr(
+        plots, "_encode", lambda figure, *args, **kw: figures.append(figure) or encode(figure, *args, **kw)
+    )
+    return figures
 
 
 class Brightness(nn.Module):
@@ -56,6 +70,27 @@ def test_image_rows_show_the_images_from_left_to_right(shown, channels):
     assert grey.getpixel((3 * picture.width // 4, picture.height // 2)) > 235
 
 
+def test_image_grid_is_filled_row_by_row(shown):
+    red, green, blue, white = (
+        torch.tensor(c).view(3, 1, 1).expand(3, 8, 8) for c in ((1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0), (1.0, 1, 1))
+    )
+    plots.show_images(torch.stack([red, green, blue, white]), ["left", "right"], rows=["above", "below"])
+    (picture,) = shown
+    width, height = picture.size
+    corners = [picture.getpixel((width * x // 8, height * y // 8)) for y in (3, 7) for x in (2, 7)]
+    for pixel, color in zip(corners, [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)], strict=True):
+        assert max(abs(a - b) for a, b in zip(pixel, color, strict=True)) < 20
+
+
+@pytest.mark.parametrize("titles", [None, ["a", "b", "c"]])
+def test_image_grid_names_its_columns_above_and_its_rows_at_the_left(drawn, titles):
+    plots.show_images(torch.rand(6, 1, 8, 8), titles, rows=["clean", "attacked"])
+    axes = drawn[0].axes
+    assert [ax.get_title() for ax in axes] == [*(titles or [""] * 3), "", "", ""]
+    assert [ax.get_ylabel() for ax in axes] == ["clean", "", "", "attacked", "", ""]
+    assert axes[0].axison and not axes[1].axison  # a name is drawn only on axes that are
+
+
 def test_attack_figure_shows_image_perturbation_and_sum(shown):
     x = torch.zeros(1, 3, 8, 8)
     plots.show_attack(MODEL, x, x + 0.8)
@@ -69,10 +104,53 @@ def test_line_figures_are_png(shown):
     assert shown[0].format == "PNG"
 
 
+@pytest.mark.parametrize("kind", [torch.int64, torch.float32])
+def test_matrix_has_its_numbers_in_their_fields_legible_on_dark_and_on_bright(drawn, shown, kind):
+    values = torch.tensor([[0, 1, 100], [99, 2, 7]], dtype=kind)
+    plots.show_matrix(values, xlabel="prediction", ylabel="true class", title="examples")
+    (ax,) = drawn[0].axes
+    fields = {text.get_position(): (text.get_text(), text.get_color()) for text in ax.texts}
+    assert fields == {
+        (0, 0): ("0", "white"), (1, 0): ("1", "white"), (2, 0): ("100", "black"),
+        (0, 1): ("99", "black"), (1, 1): ("2", "white"), (2, 1): ("7", "white"),
+    }  # fmt: skip
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("prediction", "true class", "examples")
+    assert (ax.get_xticks().tolist(), ax.get_yticks().tolist()) == ([0, 1, 2], [0, 1])
+    assert shown[0].format == "PNG"
+
+
+def test_field_without_a_number_stays_empty(drawn):
+    plots.show_matrix(torch.tensor([[math.nan, 3.0], [4.0, math.nan]]), xlabel="", ylabel="", title="")
+    assert sorted(text.get_text() for text in drawn[0].axes[0].texts) == ["3", "4"]
+
+
+HISTORY = History(loss=[1.0, 0.5], error=[0.4, 0.3], validation=[0.35, 0.25], kept=2)
+
+
+@pytest.mark.parametrize("validation", [HISTORY.validation, []])
+def test_training_frame_is_a_png_of_the_errors_so_far_with_room_for_the_rest(drawn, validation):
+    frame = plots.training_frame(History(HISTORY.loss, HISTORY.error, validation), epochs=5)
+    assert Image.open(io.BytesIO(frame)).format == "PNG"
+    (ax,) = drawn[0].axes
+    lines = [(line.get_label(), *(list(map(float, d)) for d in line.get_data())) for line in ax.lines]
+    assert [(x, y) for _, x, y in lines] == [
+        ([1, 2], [100 * e for e in errors]) for errors in (HISTORY.error, validation) if errors
+    ]
+    assert [label.split()[0] for label, _, _ in lines] == ["training", "validation"][: len(lines)]
+    assert ax.get_xlim()[1] > 5
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: plots.show_images(torch.rand(1, 2, 8, 8)), "1 or 3"),
+        (lambda: plots.show_images(torch.rand(5, 3, 8, 8), rows=["a", "b"]), "rows must.*got 2 of 5"),
+        (lambda: plots.show_images(torch.rand(2, 3, 8, 8), rows=[]), "rows must.*got 0 of 2"),
+        (
+            lambda: plots.show_images(torch.rand(6, 3, 8, 8), ["one", "two"], rows=["a", "b"]),
+            "titles must have one for each of the 3 images of a row; got 2",
+        ),
+        (lambda: plots.show_matrix(torch.rand(3), xlabel="", ylabel="", title=""), r"values must have shape.*\(3,\)"),
         (lambda: plots.show_images(torch.rand(2, 3, 8, 8), ["one"]), "titles must have one for each of the 2"),
         (lambda: plots.show_images(torch.rand(2, 3, 8, 8) + 1), "values in \\[0, 1\\]"),
         (lambda: plots.plot_lines([0, 1], {"a": [1]}, xlabel="", ylabel=""), "'a' has 1"),
@@ -99,3 +177,29 @@ def test_flipbook_slider_and_pages_belong_together(monkeypatch, version):
     if version == 7:
         slider.value = 1
         assert pages.selected_index == 1
+
+
+def test_live_curve_shows_the_last_history_that_it_was_given_and_says_it_in_words():
+    curve = widgets.LiveCurve(epochs=5)
+    assert curve.value == ""
+    values = []
+    for history in (History([1.0], [0.4], []), HISTORY):
+        curve.update(history)
+        values.append(curve.value)
+        image, alt = re.fullmatch(
+            r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)" [^>]*>', curve.value
+        ).groups()
+        assert Image.open(io.BytesIO(b64decode(image))).format == "PNG"
+        n = len(history.error)
+        assert f"After epoch {n} of 5: training error {100 * history.error[-1]:.1f} %" in alt
+        assert ("validation error 25.0 %" in alt) == bool(history.validation)
+    assert values[0] != values[1]
+
+
+def test_live_curve_grows_with_training():
+    curve, seen = widgets.LiveCurve(epochs=2), []
+    curve.observe(lambda change: seen.append(change.new), "value")
+    x, y = torch.linspace(0, 1, 10)[:, None], torch.arange(10) // 5
+    train(nn.Linear(1, 2), x, y, epochs=2, validate=lambda model: 0.5, on_epoch=curve.update)
+    assert ["After epoch 1 of 2" in value for value in seen] == [True, False]
+    assert "After epoch 2 of 2" in curve.value

