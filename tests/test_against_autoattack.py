@@ -19,11 +19,11 @@ torch.set_num_threads(1)
 EPS = 0.1
 COUNT = 200  # test digits; AutoAttack takes half a second for each that it cannot fool
 
-# The chapter's strongest: from the image itself, and from five random starts with either loss.
-STRONGEST = [pgd] + [
-    partial(pgd, loss=loss, random_start=True, generator=rng(seed))
-    for seed, loss in enumerate(5 * ["cross_entropy", "margin"])
-]
+
+def strongest() -> list:
+    """Return the chapter's strongest: from the image itself, and from five random starts with either loss."""
+    losses = enumerate(5 * ["cross_entropy", "margin"])
+    return [pgd, *(partial(pgd, loss=loss, random_start=True, generator=rng(seed)) for seed, loss in losses)]
 
 
 def standard(x, y) -> nn.Module:
@@ -50,7 +50,7 @@ def test_autoattack_finds_at_most_two_points_that_our_strongest_attack_does_not(
     data = digits()
     x, y = data.x_test[:COUNT], data.y_test[:COUNT]
     network = trained(data.x_train, data.y_train).requires_grad_(False)
-    ours = 1 - adversarial_risk(network, x, y, EPS, attacks=STRONGEST).value
+    ours = 1 - adversarial_risk(network, x, y, EPS, attacks=strongest()).value
     with torch.random.fork_rng(devices=[]):
         theirs = AutoAttack(network, norm="Linf", eps=EPS, version="standard", device="cpu", seed=0)
         x_adv, _ = theirs.run_standard_evaluation(x, y, batch_size=COUNT)

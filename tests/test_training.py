@@ -294,21 +294,23 @@ def test_stop_button_returns_the_history_and_a_model_that_can_be_used(where, val
     assert where == "on_epoch" or "in epoch 3" in said
 
 
-def test_stop_button_before_the_first_epoch_is_done_leaves_the_weights_from_before(capsys):
-    model, calls = nn.Linear(1, 2), []
+def test_stop_button_in_mid_attack_of_the_first_epoch_leaves_the_weights_from_before(capsys):
+    model, moved = nn.Linear(1, 2), []
     before = weights(model)
 
-    def attack(model, x, y, eps):
-        calls.append(not torch.equal(weights(model), before))
-        if len(calls) == 3:
+    def loss(logits, y):
+        moved.append(not torch.equal(weights(model), before))
+        if len(moved) == 8:  # in the third batch: pgd looks three times at each
             raise KeyboardInterrupt
-        return x
+        return nn.functional.cross_entropy(logits, y, reduction="none")
 
+    attack = partial(pgd, steps=2, loss=loss)
     history = train(model, LINE, STEP, attack=attack, eps=0.1, epochs=2, batch_size=4, lr=0.1)
-    assert calls == [False, True, True]  # training was under way
+    assert moved == [False] * 3 + [True] * 5  # training was under way
     assert history == History()
     assert torch.equal(weights(model), before)
-    assert "Interrupted in epoch 1 of 2: the weights are those of epoch 0" in capsys.readouterr().out
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert "Interrupted in epoch 1 of 2: the weights are those of epoch 0." in capsys.readouterr().out
 
 
 def test_an_error_of_the_caller_s_own_comes_through_and_the_model_is_that_of_the_epoch_kept():

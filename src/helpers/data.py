@@ -147,7 +147,8 @@ def _full_mnist() -> Digits:
         train, test = (MNIST(folder, train=part, download=True) for part in (True, False))
     except Exception as error:  # no network, a broken download, a disk that is full: the way out is the same
         raise RuntimeError(
-            f"The full MNIST could not be downloaded to {folder} ({error}). Without a network: digits(), 5,000 of them."
+            f"The full MNIST could not be downloaded to {folder}, or a file there is damaged and must be deleted "
+            f"({error}). Without a network: digits(), 5,000 of them."
         ) from error
     x_train, x_test = (part.data[:, None].float() / 255 for part in (train, test))
     return Digits(x_train, train.targets, x_test, test.targets)

@@ -181,6 +181,7 @@ def training_frame(history: History, epochs: int) -> bytes:
         if history.validation:
             axes.plot(done, [100 * value for value in history.validation], label="validation")
         axes.set(xlim=(0.5, epochs + 0.5), ylim=(0, 100), xlabel="epoch", ylabel="error (%)")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
     return _encode(figure, "png", dpi=90)
 

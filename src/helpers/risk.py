@@ -76,8 +76,11 @@ def estimate(each: Tensor) -> Estimate:
         each: (N,), bool for errors or floating point for losses; the examples are drawn independently.
 
     Raises:
+        TypeError: it is not a tensor.
         ValueError: it has another shape, no example, or a value that is not finite.
     """
+    if not isinstance(each, Tensor):
+        raise TypeError(f"each must be a tensor; got {type(each).__name__}")
     if each.ndim != 1 or len(each) == 0 or not each.isfinite().all():
         raise ValueError(f"each must hold N >= 1 finite numbers, shape (N,); got shape {tuple(each.shape)}")
     each = each.detach().cpu()
@@ -133,7 +136,7 @@ def adversarial_risk(
     check_count(batch_size, "batch_size")
     if loss not in ("zero_one", "cross_entropy"):
         raise ValueError(f"loss must be 'zero_one' or 'cross_entropy'; got {loss!r}")
-    if callable(attacks) or not all(map(callable, attacks)):
+    if not isinstance(attacks, Sequence) or not all(map(callable, attacks)):
         raise TypeError("attacks must be a list of functions of (model, x, y, eps), such as [pgd]")
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     device = parameters[0].device if parameters else x.device
@@ -148,6 +151,11 @@ def adversarial_risk(
                 if len(open_):
                     attacked = attack(model, images[open_], labels[open_], eps)
                     check_images(attacked, "what an attack returns")
+                    if attacked.shape != images[open_].shape:
+                        raise ValueError(
+                            f"what an attack returns must have the shape of its images, {tuple(images[open_].shape)}; "
+                            f"got {tuple(attacked.shape)}"
+                        )
                     worst[open_] = worst[open_].maximum(_losses(model, attacked, labels[open_], loss))
             found.append(worst)
     each = torch.cat(found)
@@ -165,7 +173,7 @@ def linear_worst_margin(linear: nn.Linear, x: Tensor, y: Tensor, eps: float, *, 
     softplus of the result. Source: Kolter and Madry 2018, chapter 2, there without the box.
 
     Args:
-        linear: its logits are those of the classifier, shape (N, K).
+        linear: its output is the classifier's logits, shape (N, K).
         x: (N, ...), values in [0, 1], flattened for `linear`. y: (N,), int64, 0 to K - 1.
         eps: the budget, in pixel units from 0 to 1. box: keep x + delta in [0, 1].
 
@@ -178,6 +186,13 @@ def linear_worst_margin(linear: nn.Linear, x: Tensor, y: Tensor, eps: float, *, 
     check_images(x)
     check_labels(y, x)
     check_number(eps, "eps", low=0, high=1)
+    if not isinstance(linear, nn.Linear):
+        raise TypeError(f"linear must be a torch.nn.Linear; got {type(linear).__name__}")
+    if linear.in_features != x[0].numel() or linear.out_features < 2:
+        raise ValueError(
+            f"linear must take the {x[0].numel()} values of an example and return K >= 2 logits; "
+            f"it takes {linear.in_features} and returns {linear.out_features}"
+        )
     check_classes(y, linear.out_features)
     x = x.flatten(1)
     low, high = ((-x).clamp(min=-eps), (1 - x).clamp(max=eps)) if box else (x - x - eps, x - x + eps)

@@ -57,7 +57,8 @@ def train(
         epochs: passes over the data, at least 1. batch_size: at least 1. lr: Adam's learning rate, above 0, at most 1.
         seed: of the order of the examples. The global random state is not used, except by an attack that does.
         validate: function of the model that returns a number, the smaller the better, called after each epoch. The
-            weights kept are those of the epoch where it was smallest, the ramp not counted. Without it, the last ones.
+            weights kept are those of the epoch where it was smallest, the last such epoch if there are several; epochs
+            of the ramp do not count. Without it, the last weights are kept.
         on_epoch: function of the history so far, called after each epoch.
 
     Returns:
@@ -75,8 +76,12 @@ def train(
     check_count(eps_ramp, "eps_ramp", low=0, high=epochs - 1)
     check_number(lr, "lr", low=0, high=1, open_low=True)
     check_number(eps, "eps", low=0, high=torch.finfo(torch.float32).max)
+    if attack is not None and not callable(attack):
+        raise TypeError(f"attack must be a function of (model, x, y, eps), such as pgd; got {type(attack).__name__}")
     if (attack is not None) != (eps > 0):
         raise ValueError(f"eps must be above 0 with an attack and 0 without; got {eps:g} and attack {attack!r}")
+    if attack is None and eps_ramp:
+        raise ValueError(f"eps_ramp must be 0 without an attack; got {eps_ramp}")
     too_much = 10 * _loss_before(model, x[:batch_size], y[:batch_size], y)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     steps = epochs * math.ceil(len(x) / batch_size)
@@ -110,10 +115,13 @@ def train(
                     f"training diverged: the mean loss of epoch {epoch + 1} is {mean:.3g}, over {too_much:.3g}. "
                     f"Try lr below {lr:g}."
                 )
+            validation = []
+            if validate is not None:  # it may be interrupted, so before anything is written down
+                validation = [float(validate(model))]
+                check_number(validation[0], "what validate returns", low=-math.inf, high=math.inf)
             history.loss.append(mean)
             history.error.append(wrong / len(x))
-            if validate is not None:
-                history.validation.append(float(validate(model)))
+            history.validation += validation
             counted = history.validation[eps_ramp:]
             if not counted or counted[-1] == min(counted):
                 weights, history.kept = deepcopy(model.state_dict()), epoch + 1
