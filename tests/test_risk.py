@@ -108,6 +108,11 @@ def test_estimate_refuses_what_has_no_average(each):
         estimate(each)
 
 
+def test_estimate_refuses_a_list():
+    with pytest.raises(TypeError, match="each must be a tensor; got list"):
+        estimate([True, False])
+
+
 # --------------------------------------------------------------------------------------------- what counts as an error
 
 
@@ -431,6 +436,9 @@ def test_without_the_box_the_worst_case_is_another_and_far_larger_number(zero_or
         ({"x": X * 255}, ValueError, ["x must", "[0, 1]"]),
         ({"y": Y + 1}, ValueError, ["y must", "0 to 1", "1 to 2"]),
         ({"y": Y.float()}, TypeError, ["y must", "int64"]),
+        ({"linear": nn.Sequential(nn.Linear(3, 2))}, TypeError, ["linear must", "Linear", "Sequential"]),
+        ({"linear": nn.Linear(4, 2)}, ValueError, ["linear must", "3 values", "4"]),
+        ({"linear": nn.Linear(3, 1)}, ValueError, ["linear must", "K >= 2", "1"]),
     ],
 )
 def test_worst_margin_refuses_a_bad_argument(changes, error, words):

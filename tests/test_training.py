@@ -393,6 +393,9 @@ def keep(model, x, y, eps):
         ({"attack": keep, "eps": 0.1, "eps_ramp": 3, "epochs": 3}, ValueError, ["eps_ramp must", "at most 2", "3"]),
         ({"attack": keep, "eps": 0.1, "eps_ramp": -1}, ValueError, ["eps_ramp must", "at least 0", "-1"]),
         ({"attack": keep, "eps": 0.1, "eps_ramp": 0.5}, TypeError, ["eps_ramp must", "whole number", "float"]),
+        ({"eps_ramp": 2}, ValueError, ["eps_ramp must", "0 without an attack", "2"]),
+        ({"attack": "pgd", "eps": 0.1}, TypeError, ["attack must", "function", "str"]),
+        ({"validate": lambda model: math.nan}, ValueError, ["validate returns", "nan"]),
         ({"model": nn.Sequential(nn.Linear(3, 2), nn.Softmax(1))}, ValueError, ["model must", "logits", "softmax"]),
     ],
 )

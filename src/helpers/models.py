@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet50_Weights, resnet50
 
 from helpers._validation import check_images
@@ -93,7 +95,8 @@ def load_classifier(name: str = "efficientnet_lite0", device: torch.device | str
         device: where to put the model; by default a GPU if there is one, else the CPU.
 
     Returns:
-        A `NormalizedModel`: images (N, 3, 224, 224) in [0, 1] to logits (N, 1000), with the names in `class_names`.
+        A `NormalizedModel`: images (N, 3, 224, 224) in [0, 1] to logits (N, 1000), with the names in `class_names`. It
+        is meant for inference and attacks: its batch normalisations are merged into the convolutions.
 
     Raises:
         ValueError: the name is not one of the three.
@@ -109,10 +112,35 @@ def load_classifier(name: str = "efficientnet_lite0", device: torch.device | str
         raise ValueError(f"name must be 'efficientnet_lite0', 'efficientnet_lite1' or 'resnet50'; got {name!r}")
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    network = fold_batch_norm(network.eval()).to(memory_format=torch.channels_last)  # same function, half the time
     model = NormalizedModel(network, mean, std, class_names()).to(device).eval()
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"Loaded {title}: {millions:.1f} million parameters, {len(model.class_names)} ImageNet classes.")
     return model
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """Merge each batch normalisation that follows a convolution into it, in place, and return `network`.
+
+    In eval mode batch normalisation multiplies and adds constants, so the convolution may as well have them in its
+    weights. The function stays the same up to rounding, with fewer passes over memory. It cannot be trained further as
+    if nothing had happened.
+
+    Args:
+        network: in eval mode; in each of its modules, a batch normalisation that comes right after a convolution in the
+            order of definition is also applied right after it.
+
+    Raises:
+        ValueError: the network is in training mode.
+    """
+    if network.training:
+        raise ValueError("network must be in eval mode: batch normalisation is another function while training")
+    for parent in list(network.modules()):
+        for (name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))  # timm's also hold the activation
+    return network
 
 
 def _efficientnet(name: str) -> nn.Module:
