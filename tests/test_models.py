@@ -198,6 +198,7 @@ def test_merging_batch_norm_changes_neither_logits_nor_gradients(build, no_netwo
     logits, grad = logits_and_gradient(network, x)
     merged = fold_batch_norm(network)
     assert merged is network and not any(isinstance(module, nn.BatchNorm2d) for module in merged.modules())
+    assert all(p.requires_grad for p in merged.parameters())
     merged_logits, merged_grad = logits_and_gradient(merged, x)
     torch.testing.assert_close(merged_logits, logits)
     torch.testing.assert_close(merged_grad, grad)

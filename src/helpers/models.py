@@ -138,7 +138,8 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     for parent in list(network.modules()):
         for (name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                merged = fuse_conv_bn_eval(conv, norm).requires_grad_(conv.weight.requires_grad)
+                setattr(parent, name, merged)
                 setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))  # timm's also hold the activation
     return network
 
