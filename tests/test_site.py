@@ -6,6 +6,7 @@ that are bad on purpose.
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -26,8 +27,9 @@ LIMIT = 2_500_000  # bytes that a page may load before the reader asks for more
 # What is wrong with a page, read from its HTML
 
 
+@cache
 def soup(path: Path) -> BeautifulSoup:
-    """Parse a page."""
+    """Parse a page, once."""
     return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
 
 
