@@ -1,135 +1,28 @@
 """Attacks: approximate answers to "which perturbation in the set hurts this classifier most?".
 
-The parts are the perturbation sets (`Linf`, `L2`), the losses (`cross_entropy`, `margin`, `difference`), and one loop,
-`pgd`.
+The parts are the losses, what to do with a gradient (a step of fixed size, or a schedule that finds its own), and one
+loop, `pgd`. The perturbation sets are in `helpers.perturbations`.
 """
 
 import math
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers._validation import (
-    check_classes,
-    check_count,
-    check_images,
-    check_labels,
-    check_logits,
-    check_number,
-)
+from helpers._validation import check_classes, check_count, check_images, check_labels, check_logits, check_number
+from helpers.perturbations import L2, Linf, perturbation_set, seeds
 
 Model = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-# ---------------------------------------------------------------------------------------------- perturbation sets
-
-
-@dataclass(frozen=True)
-class Linf:
-    """Delta(x) = {delta : max |delta_i| <= eps and 0 <= x + delta <= 1}: no pixel changes by more than eps.
-
-    Args:
-        eps: the budget, in pixel units from 0 to 1; 8 of 255 grey levels are 8/255. With 0 only delta = 0 is left.
-
-    Raises:
-        TypeError, ValueError: eps is not a number in [0, 1].
-    """
-
-    eps: float
-
-    def __post_init__(self) -> None:
-        check_number(self.eps, "eps", low=0, high=1, hint="Pixels go from 0 to 1: for 8 of 255 levels write 8/255.")
-
-    def project(self, delta: Tensor, x: Tensor) -> Tensor:
-        """Return the point of Delta(x) nearest to `delta`; both have the shape of the images `x`."""
-        return delta.clamp(-self.eps, self.eps).clamp(-x, 1 - x)
-
-    def steepest(self, grad: Tensor) -> Tensor:
-        """Return the direction v with max |v_i| <= 1 that maximises <v, grad>: its sign (Madry et al. 2018)."""
-        return grad.sign()
-
-    def random(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return a perturbation for each image of `x`, uniform on Delta(x)."""
-        low, high = (-x).clamp(min=-self.eps), (1 - x).clamp(max=self.eps)
-        return low + (high - low) * _draw(torch.rand, x, generator)
-
-
-@dataclass(frozen=True)
-class L2:
-    """Delta(x) = {delta : ||delta||_2 <= eps and 0 <= x + delta <= 1}: the whole change has length at most eps.
-
-    Args:
-        eps: the budget, the Euclidean length over all pixels and channels of an image with values in [0, 1].
-
-    Raises:
-        TypeError, ValueError: eps is not a finite number of at least 0.
-    """
-
-    eps: float
-
-    def __post_init__(self) -> None:
-        check_number(self.eps, "eps", low=0, high=torch.finfo(torch.float32).max)
-
-    def project(self, delta: Tensor, x: Tensor) -> Tensor:
-        """Return the point of Delta(x) nearest to `delta`; both have the shape of the images `x`.
-
-        Scaling and then clipping to the box would land in the set, but not at its nearest point, which is
-        clip(scale * delta) for the largest scale up to 1 that keeps the length within eps (set the derivative of the
-        Lagrangian to zero, pixel by pixel). So: scale the free pixels to the length that the clipped ones leave, clip
-        what now leaves the box, repeat. No pixel is ever freed again, so this ends.
-        """
-        low, high = -x, 1 - x
-        free = torch.ones_like(delta, dtype=torch.bool)
-        while True:
-            left = self.eps**2 - _lengths(delta.clamp(low, high).masked_fill(free, 0)) ** 2
-            scale = left.clamp(min=0).sqrt() / _lengths(delta * free).clamp(min=torch.finfo(delta.dtype).tiny)
-            scaled = scale.clamp(max=1) * delta
-            hit = free & ((scaled < low) | (scaled > high))
-            if not hit.any():
-                return scaled.clamp(low, high)
-            free &= ~hit
-
-    def steepest(self, grad: Tensor) -> Tensor:
-        """Return the direction of length 1 that maximises <v, grad>: grad / ||grad||, and 0 where grad is 0."""
-        largest = grad.abs().flatten(1).amax(1).view(-1, *[1] * (grad.ndim - 1))
-        grad = grad / torch.where(largest > 0, largest, 1)  # first, so that squares of tiny gradients do not vanish
-        length = _lengths(grad)
-        return grad / torch.where(length > 0, length, 1)
-
-    def random(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return a perturbation for each image of `x`: uniform on the ball, then projected into the box."""
-        direction = self.steepest(_draw(torch.randn, x, generator))
-        radius = _draw(torch.rand, x.flatten(1)[:, :1], generator) ** (1 / x[0].numel())
-        return self.project(self.eps * radius.view_as(_lengths(x)) * direction, x)
-
-
-def _lengths(delta: Tensor) -> Tensor:
-    """Return the Euclidean length of each example, shape (N, 1, ..., 1)."""
-    return torch.linalg.vector_norm(delta, dim=tuple(range(1, delta.ndim)), keepdim=True)
-
-
-def _draw(sampler: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw on the generator's device, so that a seed means the same numbers wherever the images are."""
-    device = generator.device if generator is not None else like.device
-    return sampler(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
-
-
-def perturbation_set(norm: str, eps: float) -> Linf | L2:
-    """Return `Linf(eps)` for norm "linf" and `L2(eps)` for norm "l2".
-
-    Raises:
-        ValueError: another norm, or an eps that the set does not allow.
-    """
-    sets = {"linf": Linf, "l2": L2}
-    if norm not in sets:
-        raise ValueError(f"norm must be one of {list(sets)}; got {norm!r}")
-    return sets[norm](eps)
+class AttackWarning(UserWarning):
+    """Something makes the attack's result mean less than it seems to; the book's checklist explains each case."""
 
 
 # ---------------------------------------------------------------------------------------------------------- losses
@@ -146,17 +39,15 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     Returns:
         (N,), in units of the logits. Carlini and Wagner 2017, f_6 without its floor.
     """
-    true = F.one_hot(y, logits.shape[1]).bool()
-    return logits.masked_fill(true, -torch.inf).amax(1) - logits.gather(1, y[:, None]).squeeze(1)
+    return _others(logits, y).amax(1) - _own(logits, y)
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Return the cross-entropy -log softmax(logits)_y of each example, with a gradient that does not die.
 
-    When logits_y leads by more than about 16, softmax rounds to exactly 1 in float32 and the gradient of the loss to
-    exactly 0: an attack that climbs it stands still, and the model looks robust. So where the lead is over 10, the
-    gradient is taken at logits scaled down to a lead of 10. The value is the plain cross-entropy everywhere, and so is
-    the gradient where the lead is 10 or less.
+    The cross-entropy is softplus(s), where s is the log-sum-exp of the other logits minus logits_y, and its gradient is
+    sigmoid(s) times that of s. For a confident model the factor rounds to 0 in float32: an attack that climbs stands
+    still, and the model looks robust. The direction is that of s and never dies, so the factor is kept above 1e-6.
 
     Args:
         logits: (N, K). y: (N,), int64, 0 to K - 1.
@@ -164,10 +55,28 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     Returns:
         (N,), in nats.
     """
-    lead = -margin(logits.detach(), y)
-    scaled = F.cross_entropy(logits / (lead / 10).clamp(min=1)[:, None], y, reduction="none")
-    plain = F.cross_entropy(logits.detach(), y, reduction="none")
-    return plain + (scaled - scaled.detach())
+    s = _others(logits, y).logsumexp(1) - _own(logits, y)
+    fixed = s.detach()
+    return F.softplus(fixed) + fixed.sigmoid().clamp(min=1e-6) * (s - fixed)
+
+
+def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the margin with its max replaced by T * logsumexp(. / T), with a T that follows the logits' own scale.
+
+    Climbing it with T = 1 is climbing the cross-entropy; T = 0 is the margin. Which is better depends on the scale of
+    the logits, which says nothing about a classifier's decisions. So T is a tenth of how far the highest logit is above
+    their mean (not differentiated): multiply all logits by 100, and the attack takes the same steps.
+
+    Args:
+        logits: (N, K). y: (N,), int64, 0 to K - 1.
+
+    Returns:
+        (N,), in units of the logits: at least the margin, more by at most T * log(K - 1).
+    """
+    with torch.no_grad():
+        t = (logits.amax(1) - logits.mean(1)) / 10
+        t = t.where(t > 0, 1)
+    return t * (_others(logits, y) / t[:, None]).logsumexp(1) - _own(logits, y)
 
 
 def difference(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -182,10 +91,75 @@ def difference(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     Returns:
         (N,), in units of the logits. Kolter and Madry 2018, chapter 1.
     """
-    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+    return _own(logits, target) - _own(logits, y)
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin}
+def _own(logits: Tensor, y: Tensor) -> Tensor:
+    return logits.gather(1, y[:, None]).squeeze(1)
+
+
+def _others(logits: Tensor, y: Tensor) -> Tensor:
+    return logits.scatter(1, y[:, None], -torch.inf)
+
+
+LOSSES: dict[str, Loss] = {"soft_margin": soft_margin, "cross_entropy": cross_entropy, "margin": margin}
+
+
+# ----------------------------------------------------------------------------------------------------------- steps
+
+
+class AutoSteps:
+    """Steps with momentum whose size, 2 * eps at first, is halved where progress stalls: no step size to choose.
+
+    Progress is looked at, example by example, at intervals that shrink. Where the loss has risen in less than three
+    quarters of the steps since the last look, or there was no new best point since then at an unchanged size, the size
+    is halved and the path goes on from its best point so far. After APGD (Croce and Hein 2020, algorithm 1).
+    """
+
+    def __init__(self, allowed: Linf | L2, steps: int) -> None:
+        self.allowed, self.step = allowed, 0
+        self.looks, share, gap = {0}, 0.0, 0.22
+        while share < 1:
+            share, gap = share + gap, max(gap - 0.03, 0.06)
+            self.looks.add(math.ceil(share * steps))
+
+    def next(self, x: Tensor, delta: Tensor, loss: Tensor, grad: Tensor) -> Tensor:
+        """Return the next perturbation of `x`, given the loss (N,) and the gradient at `delta`."""
+        if self.step == 0:
+            self.size = torch.full_like(loss, 2 * self.allowed.eps)
+            self.before, self.last_loss, self.rises = delta, loss, torch.zeros_like(loss)
+            self.peak, self.peak_grad, self.peak_loss = delta, grad, loss
+            self.peak_at_look, self.halved, self.look = loss, torch.ones_like(loss, dtype=torch.bool), 0
+        self.rises = self.rises + (loss > self.last_loss)
+        higher = loss > self.peak_loss
+        self.peak, self.peak_grad = _where(higher, delta, self.peak), _where(higher, grad, self.peak_grad)
+        self.peak_loss, self.last_loss = torch.maximum(loss, self.peak_loss), loss
+        if self.step in self.looks and self.step > 0:
+            stuck = ~self.halved & (self.peak_loss == self.peak_at_look)
+            self.halved = (self.rises < 0.75 * (self.step - self.look)) | stuck
+            self.size = torch.where(self.halved, self.size / 2, self.size)
+            delta, grad = _where(self.halved, self.peak, delta), _where(self.halved, self.peak_grad, grad)
+            self.before = _where(self.halved, self.peak, self.before)
+            self.peak_at_look, self.rises, self.look = self.peak_loss, torch.zeros_like(loss), self.step
+        goal = self.allowed.project(delta + _columns(self.size, x) * self.allowed.steepest(grad), x)
+        if self.step > 0:
+            goal = self.allowed.project(delta + 0.75 * (goal - delta) + 0.25 * (delta - self.before), x)
+        self.before, self.step = delta, self.step + 1
+        return goal
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these examples only."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value[rows])
+
+
+def _columns(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _where(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(_columns(rows, a), a, b)
 
 
 # --------------------------------------------------------------------------------------------------------- the loop
@@ -196,10 +170,11 @@ class Iterate(NamedTuple):
 
     restart: int  # 0, 1, ...
     step: int  # 0 at the start, then 1 to `steps`
-    delta: Tensor  # (N, ...), in Delta(x)
-    logits: Tensor  # (N, K), of x + delta
-    loss: Tensor  # (N,), what the attack maximises
-    fooled: Tensor  # (N,), bool: misclassified, or with a target: classified as the target
+    delta: Tensor  # (M, ...), in Delta(x)
+    logits: Tensor  # (M, K), of x + delta
+    loss: Tensor  # (M,), what the attack maximises
+    fooled: Tensor  # (M,), bool: misclassified, or with a target: classified as the target
+    rows: Tensor  # (M,), which of the N examples these are: all of them, until some have left
 
 
 def pgd(
@@ -210,12 +185,12 @@ def pgd(
     *,
     norm: Literal["linf", "l2"] = "linf",
     target: Tensor | None = None,
-    loss: str | Loss = "cross_entropy",
+    loss: str | Loss = "soft_margin",
     steps: int = 40,
-    step_size: float | None = None,
+    step_size: float | Literal["auto"] | None = None,
     random_start: bool = False,
     restarts: int = 1,
-    keep: Literal["best", "last"] = "best",
+    keep: Literal["best", "last", "first"] = "best",
     generator: torch.Generator | None = None,
     trace: list[Iterate] | None = None,
 ) -> Tensor:
@@ -224,28 +199,32 @@ def pgd(
     Repeats delta <- project(delta + step_size * steepest(grad)), where grad is the gradient of the loss with respect to
     delta, project goes to the nearest point of Delta(x), and steepest is the steepest direction of the norm.
 
-    Of all iterates of all restarts, the result is the best for each example: one that fools the model if there is one,
-    and of those (or else of all) the one of highest loss. So more steps of the same size, or more restarts, never give
-    less. The first restart begins at x itself unless `random_start`; then a fooled x stays fooled.
+    Of all iterates the result is the best for each example: one that fools the model if there is one, and of those (or
+    else of all) the one of highest loss. An example that is fooled takes no part in further restarts. So more steps of
+    the same size, or more restarts, never fool fewer. The first restart begins at x itself unless `random_start`; then
+    a fooled x stays fooled.
 
     While it runs, a model that is an `nn.Module` is in eval mode with frozen parameters; each module and parameter is
     put back as it was, also after an exception. No `.grad` is touched. Works under `torch.no_grad()`.
 
     Args:
-        model: takes images like `x`, returns logits (N, K).
+        model: takes images like `x`, returns logits (N, K); what it says of an image must not depend on the others.
         x: (N, ...), floating point, values in [0, 1]. Not written to.
         y: (N,), int64, the true labels.
         eps: size of the perturbation set, in pixel units from 0 to 1: 8 of 255 grey levels are 8/255.
         norm: of the perturbation set, "linf" or "l2".
         target: (N,), int64; if given, the attack is targeted: it wants the model to say `target`, not just not `y`.
-        loss: maximised on `y`, or minimised on `target`: "cross_entropy", "margin", or a function of logits (N, K) and
-            labels (N,) that returns (N,). With a target also "difference", of the two logits, which is maximised.
+        loss: maximised on `y`, or minimised on `target`: "soft_margin", "cross_entropy", "margin", or a function of
+            logits (N, K) and labels (N,) that returns (N,). With a target also "difference", which is maximised.
         steps: gradient steps in each restart, at least 1.
-        step_size: length of a step in the norm, in pixel units; 2.5 * eps / steps if not given (Madry et al. 2018).
+        step_size: length of a step in the norm, in pixel units; 2.5 * eps / steps if not given (Madry et al. 2018);
+            "auto" for momentum and a size that is halved when progress stalls (`AutoSteps`).
         random_start: begin the first restart at a random point of Delta(x) too; the others always do.
         restarts: how often to run the loop, at least 1.
-        keep: "best", or "last" for the last iterate whatever it is worth (one restart only).
-        generator: for the random starts; the global generator if not given.
+        keep: "best"; "first" for the first iterate that fools, after which an example leaves the batch: for when only
+            the error is wanted; or "last" for the last iterate whatever it is worth (one restart only).
+        generator: for the random starts; the global generator if not given. Each example has its own stream, so the
+            same seed gives the same result however the examples are split into batches.
         trace: a list, to which an `Iterate` is appended for each point on the path.
 
     Returns:
@@ -255,64 +234,63 @@ def pgd(
         TypeError: an argument has the wrong type or dtype.
         ValueError: a value is not allowed (the message says which and why), or the model returns probabilities, NaN,
             or something of the wrong shape.
-    """
-    check_images(x)
-    check_labels(y, x)
-    if target is not None:
-        check_labels(target, x, "target")
-        if (same := target == y).any():
-            raise ValueError(f"target must differ from y; {int(same.sum())} of {len(y)} are equal")
-    allowed = perturbation_set(norm, eps)
-    widest = 1.0 if norm == "linf" else math.sqrt(x[0].numel())
-    check_number(eps, "eps", low=0, high=widest, hint="Pixels go from 0 to 1, not to 255.")
-    check_count(steps, "steps")
-    steps = int(steps)  # it may be an integer of numpy's, whose comparisons torch does not take for a bool
-    if step_size is None:
-        step_size = 2.5 * eps / steps
-    else:
-        check_number(
-            step_size, "step_size", low=0, high=widest, hint="Pixels go from 0 to 1, not to 255.", open_low=True
-        )
-    check_count(restarts, "restarts")
-    if keep not in ("best", "last") or (keep == "last" and restarts > 1):
-        raise ValueError(f"keep must be 'best', or 'last' with one restart; got {keep!r} with {restarts} restarts")
-    names = [*LOSSES, *(["difference"] if target is not None else [])]
-    if not callable(loss) and loss not in names:
-        hint = ", which needs a target" if loss == "difference" else ""
-        raise ValueError(f"loss must be one of {names} or a function; got {loss!r}{hint}")
 
+    Warns:
+        AttackWarning: the gradient of an example is exactly zero at the start, or the loss is still rising at the end.
+    """
+    _check_arguments(x, y, eps, norm, target, loss, steps, step_size, restarts, keep)
+    steps, allowed = int(steps), perturbation_set(norm, eps)
+    size = 2.5 * eps / steps if step_size is None else step_size
+    targeted, late = target is not None, math.ceil(0.75 * steps)
     with frozen(model), torch.inference_mode(False):
         x, y = x.detach().clone(), y.clone()  # ours, and fit for autograd also when the caller is in inference mode
-        target = target.clone() if target is not None else None
-        best: Iterate | None = None
+        goals = target.clone() if targeted else y
+        found = torch.zeros_like(x), x.new_full(y.shape, -torch.inf), torch.zeros_like(y, dtype=torch.bool)
+        heights = x.new_zeros(3, len(x))  # the loss of each example at the start, late, and at the end
+        seed = seeds(len(x), generator) if random_start or restarts > 1 else None
         for restart in range(restarts):
-            at_random = random_start or restart > 0
-            delta = allowed.random(x, generator) if at_random else torch.zeros_like(x)
-            delta = allowed.project(delta, x)
+            rows = (~found[2]).nonzero()[:, 0]
+            if len(rows) == 0:
+                break
+            image, label, goal, *best = (part[rows] for part in (x, y, goals, *found))
+            random = random_start or restart > 0
+            delta = allowed.random(image, seed[rows.cpu()] + restart) if random else torch.zeros_like(image)
+            delta = allowed.project(delta, image)
+            auto = AutoSteps(allowed, steps) if size == "auto" else None
             for step in range(steps + 1):
                 with torch.set_grad_enabled(step < steps):  # the last iterate is judged, but not left
                     delta.requires_grad_(step < steps)
-                    logits = model(x + delta)
-                    if best is None:
-                        _check_model_knows(logits, y, target)
-                    elif not logits.isfinite().all():
-                        check_logits(logits, len(x))
-                    value = _objective(loss, logits, y, target)
-                    if value.shape != y.shape or value.isnan().any():
-                        got = "NaN" if value.shape == y.shape else f"shape {tuple(value.shape)}"
-                        raise ValueError(
-                            f"loss must return a number for each example, shape {tuple(y.shape)}; got {got}"
-                        )
-                grad = _gradient(value, delta) if step < steps else None
-                guess = logits.detach().argmax(1)
-                fooled = guess != y if target is None else guess == target
-                now = Iterate(restart, step, delta.detach(), logits.detach(), value.detach(), fooled)
+                    logits = model(image + delta)
+                    _check_output(logits, label, goal, first=restart == step == 0)
+                    value = _objective(loss, logits, label, goal, targeted)
+                fooled = (logits.detach().argmax(1) == goal) == targeted
+                now = Iterate(restart, step, delta.detach(), logits.detach(), value.detach(), fooled, rows)
                 if trace is not None:
                     trace.append(now)
-                best = now if best is None or keep == "last" else _better(now, best)
-                if grad is not None:
-                    delta = allowed.project(now.delta + step_size * allowed.steepest(grad), x)
-        return x + best.delta
+                best = [now.delta, now.loss, fooled] if keep == "last" else _better(now, *best)
+                if step in (0, late, steps):
+                    heights[(0, late, steps).index(step), rows] = now.loss
+                if step == steps or (keep == "first" and fooled.all()):
+                    break
+                delta, grad = now.delta, _gradient(value, delta)
+                if restart == step == 0:
+                    _warn_of_zeros(grad, fooled)
+                if keep == "first" and fooled.any():
+                    _store(found, rows, best)
+                    stay = (~fooled).nonzero()[:, 0]
+                    rows, image, label, goal, delta, value, grad, *best = (
+                        part[stay] for part in (rows, image, label, goal, delta, value, grad, *best)
+                    )
+                    if auto:
+                        auto.keep(stay)
+                if auto:
+                    delta = auto.next(image, delta, value.detach(), grad)
+                else:
+                    delta = allowed.project(delta + size * allowed.steepest(grad), image)
+            _store(found, rows, best)
+        if keep != "last" and steps >= 10:
+            _warn_of_rise(heights[:, ~found[2]], len(x))
+        return x + found[0]
 
 
 def fgsm(model: Model, x: Tensor, y: Tensor, eps: float, *, target: Tensor | None = None) -> Tensor:
@@ -322,22 +300,53 @@ def fgsm(model: Model, x: Tensor, y: Tensor, eps: float, *, target: Tensor | Non
     is one step of l-inf `pgd`, long enough to reach the edge of the set; arguments, result and errors are the same. The
     result may be weaker than x itself: this is the attack as published, and no best point is kept.
     """
-    return pgd(model, x, y, eps, target=target, steps=1, keep="last")
+    return pgd(model, x, y, eps, target=target, loss="cross_entropy", steps=1, keep="last")
 
 
-def _check_model_knows(logits: Tensor, y: Tensor, target: Tensor | None) -> None:
-    check_logits(logits, len(y))
-    check_classes(y, logits.shape[1])
+def _check_arguments(x, y, eps, norm, target, loss, steps, step_size, restarts, keep) -> None:
+    check_images(x)
+    check_labels(y, x)
     if target is not None:
-        check_classes(target, logits.shape[1], "target")
+        check_labels(target, x, "target")
+        if (same := target == y).any():
+            raise ValueError(f"target must differ from y; {int(same.sum())} of {len(y)} are equal")
+    perturbation_set(norm, eps)
+    widest = 1.0 if norm == "linf" else math.sqrt(x[0].numel())
+    hint = "Pixels go from 0 to 1, not to 255."
+    check_number(eps, "eps", low=0, high=widest, hint=hint)
+    check_count(steps, "steps")
+    if isinstance(step_size, str) and step_size != "auto":
+        raise ValueError(f"step_size must be a number, 'auto' or None; got {step_size!r}")
+    if not isinstance(step_size, str | None):
+        check_number(step_size, "step_size", low=0, high=widest, hint=hint, open_low=True)
+    check_count(restarts, "restarts")
+    if keep not in ("best", "first", "last") or (keep == "last" and restarts > 1):
+        raise ValueError(
+            f"keep must be 'best', 'first', or 'last' with one restart; got {keep!r} with {restarts} restarts"
+        )
+    names = [*LOSSES, *(["difference"] if target is not None else [])]
+    if not callable(loss) and loss not in names:
+        hint = ", which needs a target" if loss == "difference" else ""
+        raise ValueError(f"loss must be one of {names} or a function; got {loss!r}{hint}")
 
 
-def _objective(loss: str | Loss, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+def _check_output(logits: Tensor, y: Tensor, goal: Tensor, first: bool) -> None:
+    if first or not logits.isfinite().all():
+        check_logits(logits, len(y))
+    if first:
+        check_classes(y, logits.shape[1])
+        check_classes(goal, logits.shape[1], "target")
+
+
+def _objective(loss: str | Loss, logits: Tensor, y: Tensor, goal: Tensor, targeted: bool) -> Tensor:
     """Return what the attack maximises, (N,)."""
     if loss == "difference":
-        return difference(logits, y, target)
-    function = loss if callable(loss) else LOSSES[loss]
-    return function(logits, y) if target is None else -function(logits, target)
+        return difference(logits, y, goal)
+    value = (loss if callable(loss) else LOSSES[loss])(logits, goal)
+    if value.shape != y.shape or value.isnan().any():
+        got = "NaN" if value.shape == y.shape else f"shape {tuple(value.shape)}"
+        raise ValueError(f"loss must return a number for each example, shape {tuple(y.shape)}; got {got}")
+    return -value if targeted else value
 
 
 def _gradient(value: Tensor, delta: Tensor) -> Tensor:
@@ -350,18 +359,32 @@ def _gradient(value: Tensor, delta: Tensor) -> Tensor:
     return grad
 
 
-def _better(now: Iterate, best: Iterate) -> Iterate:
-    """Return the better of two iterates example by example: fooled first, then the higher loss; ties go to `now`."""
-    take = (now.fooled & ~best.fooled) | ((now.fooled == best.fooled) & (now.loss >= best.loss))
-    columns = take.view(-1, *[1] * (now.delta.ndim - 1))
-    return Iterate(
-        now.restart,
-        now.step,
-        torch.where(columns, now.delta, best.delta),
-        torch.where(take[:, None], now.logits, best.logits),
-        torch.where(take, now.loss, best.loss),
-        torch.where(take, now.fooled, best.fooled),
-    )
+def _better(now: Iterate, delta: Tensor, loss: Tensor, fooled: Tensor) -> list[Tensor]:
+    """Return the better of two points example by example: fooled first, then the higher loss; ties go to `now`."""
+    take = (now.fooled & ~fooled) | ((now.fooled == fooled) & (now.loss >= loss))
+    return [_where(take, now.delta, delta), torch.where(take, now.loss, loss), now.fooled | fooled]
+
+
+def _store(found: Sequence[Tensor], rows: Tensor, best: Sequence[Tensor]) -> None:
+    for whole, part in zip(found, best, strict=True):
+        whole[rows] = part
+
+
+def _warn_of_zeros(grad: Tensor, fooled: Tensor) -> None:
+    if zero := int((~grad.flatten(1).any(1) & ~fooled).sum()):
+        _warn(f"The gradient is exactly zero at the start for {zero} of {len(grad)} examples: the attack stands still")
+
+
+def _warn_of_rise(heights: Tensor, n: int) -> None:
+    """Warn if the examples that were not fooled, `heights` (3, M), were on their way: a straight line gives 25 %."""
+    start, late, end = heights.mean(1)
+    if end - late > 0.2 * (end - start) and end > start:
+        _warn(f"The loss still rises at the last step, on {heights.shape[1]} of {n} examples that are not fooled yet")
+
+
+def _warn(what: str) -> None:
+    hint = "The model may only look robust: see 'When an attack warns you' in the book's checklist."
+    warnings.warn(f"{what}. {hint}", AttackWarning, stacklevel=4)
 
 
 @contextmanager

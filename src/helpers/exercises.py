@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.attacks import Linf, difference, pgd
+from helpers.attacks import difference, pgd
+from helpers.perturbations import Linf
 from helpers.risk import linear_worst_margin, wilson_interval
 
 

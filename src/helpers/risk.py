@@ -4,7 +4,8 @@ What counts as an error is defined once, here: an example is wrong if the model 
 """
 
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,7 @@ from helpers._validation import (
     check_logits,
     check_number,
 )
-from helpers.attacks import Model, frozen
+from helpers.attacks import AttackWarning, Model, frozen
 
 Attack = Callable[[Model, Tensor, Tensor, float], Tensor]
 LossName = Literal["zero_one", "cross_entropy"]
@@ -132,20 +133,49 @@ def adversarial_risk(
     """
     check_images(x)
     check_labels(y, x)
-    check_number(eps, "eps", low=0, high=torch.finfo(torch.float32).max)
     check_count(batch_size, "batch_size")
+    batches = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
+    return estimate(torch.cat(list(worst_losses(model, batches, eps, attacks=attacks, loss=loss))))
+
+
+def worst_losses(
+    model: Model,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    eps: float,
+    *,
+    attacks: Sequence[Attack],
+    loss: LossName = "zero_one",
+) -> Iterator[Tensor]:
+    """Yield, batch by batch, the largest loss that was found for each example: what `adversarial_risk` averages.
+
+    For data that does not fit in memory: one batch is held at a time. Keep what comes; if the run is cut off, go on
+    with the batches that are missing (`itertools.islice`), and in the end average with `estimate(torch.cat(found))`.
+    What else it takes and raises is as in `adversarial_risk`, raised when the first batch is asked for.
+
+    Args:
+        batches: of images (N, ...) and labels (N,), of any lengths, such as a `torch.utils.data.DataLoader`.
+
+    Yields:
+        (N,), on the CPU: bool for the 0-1 loss (true where an error was found), in nats for the cross-entropy.
+
+    Warns:
+        AttackWarning: the model says something else when it is asked again, so that an attack chases a moving target.
+    """
+    check_number(eps, "eps", low=0, high=torch.finfo(torch.float32).max)
     if loss not in ("zero_one", "cross_entropy"):
         raise ValueError(f"loss must be 'zero_one' or 'cross_entropy'; got {loss!r}")
     if not isinstance(attacks, Sequence) or not all(map(callable, attacks)):
         raise TypeError("attacks must be a list of functions of (model, x, y, eps), such as [pgd]")
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
-    device = parameters[0].device if parameters else x.device
-    batches = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
-    found = []
-    with frozen(model):
-        for images, labels in tqdm(batches, desc="risk", leave=False):
-            images, labels = images.to(device), labels.to(device)
+    for number, (images, labels) in enumerate(tqdm(batches, desc="risk", leave=False)):
+        check_images(images)
+        check_labels(labels, images)
+        device = parameters[0].device if parameters else images.device
+        images, labels = images.to(device), labels.to(device)
+        with frozen(model):  # for each batch anew: between two of them the model is the caller's
             worst = _losses(model, images, labels, loss)
+            if number == 0 and attacks:
+                _warn_of_randomness(model, images[:8])
             for attack in attacks:
                 open_ = (worst < 1 if loss == "zero_one" else torch.ones_like(worst, dtype=torch.bool)).nonzero()[:, 0]
                 if len(open_):
@@ -157,9 +187,20 @@ def adversarial_risk(
                             f"got {tuple(attacked.shape)}"
                         )
                     worst[open_] = worst[open_].maximum(_losses(model, attacked, labels[open_], loss))
-            found.append(worst)
-    each = torch.cat(found)
-    return estimate(each > 0 if loss == "zero_one" else each)
+        worst = worst.cpu()
+        yield worst > 0 if loss == "zero_one" else worst
+
+
+@torch.no_grad()
+def _warn_of_randomness(model: Model, x: Tensor) -> None:
+    once, again = model(x), model(x)
+    if (once - again).abs().max() > 1e-3 * once.abs().max():
+        warnings.warn(
+            "The model is random: it says something else when it is asked again, and an attack chases a moving target. "
+            "See 'When an attack warns you' in the book's checklist.",
+            AttackWarning,
+            stacklevel=3,
+        )
 
 
 def linear_worst_margin(linear: nn.Linear, x: Tensor, y: Tensor, eps: float, *, box: bool = True) -> Tensor:

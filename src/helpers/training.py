@@ -1,6 +1,7 @@
 """One training loop. Standard training is adversarial training with no attack."""
 
 import math
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from helpers._validation import check_classes, check_count, check_images, check_labels, check_logits, check_number
+from helpers.attacks import AttackWarning
 from helpers.risk import Attack
 
 
@@ -97,7 +99,9 @@ def train(
                 images, labels = x[rows], y[rows]
                 if attack is not None:
                     ramp = (schedule.last_epoch + 1) / (steps / epochs * eps_ramp) if eps_ramp else 1
-                    images = attack(model, images, labels, eps * min(1, ramp))
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore", AttackWarning)  # few steps are enough to learn from
+                        images = attack(model, images, labels, eps * min(1, ramp))
                 logits = model(images)
                 loss = F.cross_entropy(logits, labels)
                 optimizer.zero_grad()

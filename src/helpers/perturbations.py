@@ -1,0 +1,138 @@
+"""Perturbation sets: what counts as a small change to an image. The geometry that an attack needs, and nothing else.
+
+Each set is a ball cut by the pixel box. It knows the nearest of its points, the steepest direction of its norm, and how
+to draw one of its points at random.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from helpers._validation import check_number
+
+Source = torch.Generator | Tensor | None  # of random numbers: a generator, seeds, or the global generator
+
+
+@dataclass(frozen=True)
+class Linf:
+    """Delta(x) = {delta : max |delta_i| <= eps and 0 <= x + delta <= 1}: no pixel changes by more than eps.
+
+    Args:
+        eps: the budget, in pixel units from 0 to 1; 8 of 255 grey levels are 8/255. With 0 only delta = 0 is left.
+
+    Raises:
+        TypeError, ValueError: eps is not a number in [0, 1].
+    """
+
+    eps: float
+
+    def __post_init__(self) -> None:
+        check_number(self.eps, "eps", low=0, high=1, hint="Pixels go from 0 to 1: for 8 of 255 levels write 8/255.")
+
+    def project(self, delta: Tensor, x: Tensor) -> Tensor:
+        """Return the point of Delta(x) nearest to `delta`; both have the shape of the images `x`."""
+        return delta.clamp(-self.eps, self.eps).clamp(-x, 1 - x)
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        """Return the direction v with max |v_i| <= 1 that maximises <v, grad>: its sign (Madry et al. 2018)."""
+        return grad.sign()
+
+    def random(self, x: Tensor, source: Source = None) -> Tensor:
+        """Return a perturbation for each image of `x`, uniform on Delta(x); `source` as in `seeds`."""
+        low, high = (-x).clamp(min=-self.eps), (1 - x).clamp(max=self.eps)
+        return low + (high - low) * _draw(torch.rand, x, x[0].numel(), source).view_as(x)
+
+
+@dataclass(frozen=True)
+class L2:
+    """Delta(x) = {delta : ||delta||_2 <= eps and 0 <= x + delta <= 1}: the whole change has length at most eps.
+
+    Args:
+        eps: the budget, the Euclidean length over all pixels and channels of an image with values in [0, 1].
+
+    Raises:
+        TypeError, ValueError: eps is not a finite number of at least 0.
+    """
+
+    eps: float
+
+    def __post_init__(self) -> None:
+        check_number(self.eps, "eps", low=0, high=torch.finfo(torch.float32).max)
+
+    def project(self, delta: Tensor, x: Tensor) -> Tensor:
+        """Return the point of Delta(x) nearest to `delta`; both have the shape of the images `x`.
+
+        Scaling and then clipping to the box would land in the set, but not at its nearest point, which is
+        clip(scale * delta) for the largest scale up to 1 that keeps the length within eps (set the derivative of the
+        Lagrangian to zero, pixel by pixel). So: scale the free pixels to the length that the clipped ones leave, clip
+        what now leaves the box, repeat. No pixel is ever freed again, so this ends.
+        """
+        low, high = -x, 1 - x
+        free = torch.ones_like(delta, dtype=torch.bool)
+        while True:
+            left = self.eps**2 - _lengths(delta.clamp(low, high).masked_fill(free, 0)) ** 2
+            scale = left.clamp(min=0).sqrt() / _lengths(delta * free).clamp(min=torch.finfo(delta.dtype).tiny)
+            scaled = scale.clamp(max=1) * delta
+            hit = free & ((scaled < low) | (scaled > high))
+            if not hit.any():
+                return scaled.clamp(low, high)
+            free &= ~hit
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        """Return the direction of length 1 that maximises <v, grad>: grad / ||grad||, and 0 where grad is 0."""
+        largest = grad.abs().flatten(1).amax(1).view(-1, *[1] * (grad.ndim - 1))
+        grad = grad / torch.where(largest > 0, largest, 1)  # first, so that squares of tiny gradients do not vanish
+        length = _lengths(grad)
+        return grad / torch.where(length > 0, length, 1)
+
+    def random(self, x: Tensor, source: Source = None) -> Tensor:
+        """Return a perturbation for each image of `x`: uniform on the ball, then projected; `source` as in `seeds`.
+
+        The first d coordinates of a point drawn uniformly from the sphere in d + 2 dimensions are uniform on the ball
+        in d (Barthe et al. 2005), so no radius has to be drawn.
+        """
+        point = self.steepest(_draw(torch.randn, x, x[0].numel() + 2, source))
+        return self.project(self.eps * point[:, :-2].view_as(x), x)
+
+
+def _lengths(delta: Tensor) -> Tensor:
+    """Return the Euclidean length of each example, shape (N, 1, ..., 1)."""
+    return torch.linalg.vector_norm(delta, dim=tuple(range(1, delta.ndim)), keepdim=True)
+
+
+def seeds(n: int, source: Source = None) -> Tensor:
+    """Return `n` seeds, one for each example: `source` itself if it is that already, else drawn from it.
+
+    Each example has a stream of random numbers of its own. So the same seed gives the same perturbations however the
+    examples are split into batches, whichever of them are left out later, and wherever the images are.
+
+    Args:
+        n: how many. source: a generator, none for the global one, or (n,) seeds, int64.
+    """
+    if isinstance(source, Tensor):
+        return source
+    device = source.device if source is not None else None
+    return torch.randint(2**32, (n,), generator=source, device=device).cpu()
+
+
+def _draw(sampler: Callable[..., Tensor], x: Tensor, count: int, source: Source) -> Tensor:
+    """Draw `count` numbers for each example of `x`, (N, count), each from its own stream."""
+    stream = torch.Generator()
+    draws = [
+        sampler(count, generator=stream.manual_seed(seed), dtype=x.dtype) for seed in seeds(len(x), source).tolist()
+    ]
+    return torch.stack(draws).to(x.device)
+
+
+def perturbation_set(norm: str, eps: float) -> Linf | L2:
+    """Return `Linf(eps)` for norm "linf" and `L2(eps)` for norm "l2".
+
+    Raises:
+        ValueError: another norm, or an eps that the set does not allow.
+    """
+    sets = {"linf": Linf, "l2": L2}
+    if norm not in sets:
+        raise ValueError(f"norm must be one of {list(sets)}; got {norm!r}")
+    return sets[norm](eps)
