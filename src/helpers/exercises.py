@@ -81,8 +81,8 @@ def _report(number: str, trouble: str, solved: str, solution: bool) -> bool:
     """Print the outcome of a check and remember it, unless it was the book's own solution that was tried."""
     if not solution:
         _solved[number] = _solved.get(number, False) or not trouble
-    name = f"Solution {number}" if solution else f"Exercise {number}"
-    print(f"{name}, not yet: {trouble}" if trouble else f"{name}, solved. {solved}")
+    good = f"Solution {number} passes. {solved}" if solution else f"Exercise {number}, solved. {solved}"
+    print(f"Exercise {number}, not yet: {trouble}" if trouble else good)
     return not trouble
 
 
