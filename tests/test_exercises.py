@@ -339,24 +339,24 @@ def test_progress_counts_what_the_reader_solved_and_says_what_is_next(capsys):
         return capsys.readouterr().out.splitlines()[-5:]
 
     assert said() == [
-        "Chapter 1: 0 of 2 checked exercises solved so far.",
+        "Chapter 1: 0 of 2 checked exercises solved",
         "  1.1  not run",
         "  1.2  not run",
         "  1.3  no check: you are the judge",
-        "Next: exercise 1.1. Change its cell, run it, read what the check says, and try again.",
+        "Next: exercise 1.1. Its check says what is missing.",
     ]
     exercises.check_softmax(lambda z: z)
     exercises.check_softmax(softmax, solution=True)
     assert capsys.readouterr().out.splitlines()[-1].startswith("Solution 1.1 passes.")
-    assert said()[:2] == ["Chapter 1: 0 of 2 checked exercises solved so far.", "  1.1  not yet"]
+    assert said()[:2] == ["Chapter 1: 0 of 2 checked exercises solved", "  1.1  not yet"]
     exercises.check_softmax(softmax)
     exercises.check_softmax(lambda z: z)
-    assert said()[:2] == ["Chapter 1: 1 of 2 checked exercises solved so far.", "  1.1  solved"]
+    assert said()[:2] == ["Chapter 1: 1 of 2 checked exercises solved", "  1.1  solved"]
     assert said()[-1].startswith("Next: exercise 1.2.")
     exercises.check_cross_entropy(lambda z, y: F.cross_entropy(z, y, reduction="none"))
-    assert said()[-1] == "All that can be checked is solved. Next: exercise 1.3, or the next chapter."
+    assert said()[-1] == "All checks pass. Next: exercise 1.3."
     exercises.progress(checked=["1.1", "1.2"])
-    assert capsys.readouterr().out.endswith("All solved. On to the next chapter.\n")
+    assert capsys.readouterr().out.endswith("All checks pass. On to the next chapter.\n")
 
 
 def test_progress_of_nothing_is_refused():

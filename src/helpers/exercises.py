@@ -65,15 +65,15 @@ def progress(checked: Sequence[str], unchecked: Sequence[str] = ()) -> None:
     states = {number: {True: "solved", False: "not yet"}.get(_solved.get(number), "not run") for number in checked}
     left = [number for number in checked if states[number] != "solved"]
     chapter = checked[0].split(".")[0]
-    lines = [f"Chapter {chapter}: {len(checked) - len(left)} of {len(checked)} checked exercises solved so far."]
+    lines = [f"Chapter {chapter}: {len(checked) - len(left)} of {len(checked)} checked exercises solved"]
     lines += [f"  {number}  {state}" for number, state in states.items()]
     lines += [f"  {number}  no check: you are the judge" for number in unchecked]
     if left:
-        lines += [f"Next: exercise {left[0]}. Change its cell, run it, read what the check says, and try again."]
+        lines += [f"Next: exercise {left[0]}. Its check says what is missing."]
     elif unchecked:
-        lines += [f"All that can be checked is solved. Next: exercise {unchecked[0]}, or the next chapter."]
+        lines += [f"All checks pass. Next: exercise {unchecked[0]}."]
     else:
-        lines += ["All solved. On to the next chapter."]
+        lines += ["All checks pass. On to the next chapter."]
     print("\n".join(lines))
 
 
