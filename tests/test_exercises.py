@@ -45,6 +45,12 @@ def step_with_history(model, x, y, delta, eps, step_size):
     return (delta + step_size * grad.sign()).clamp(-eps, eps).clamp(-x, 1 - x)
 
 
+def step_with_history_of_the_callers_delta(model, x, y, delta, eps, step_size):
+    delta.requires_grad_()
+    (grad,) = torch.autograd.grad(F.cross_entropy(model(x + delta), y), delta)
+    return (delta + step_size * grad.sign()).clamp(-eps, eps).clamp(-x, 1 - x)
+
+
 def step_from_nowhere(model, x, y, delta, eps, step_size):
     return Linf(eps).project(free_step(model, x, y, delta, eps, step_size) - delta, x)
 
@@ -227,6 +233,7 @@ WRONG = [
     ("check_pgd_step", step_uphill_of(lambda grad: 4 * grad), "the gradient itself, without its sign"),
     ("check_pgd_step", step_uphill_of(lambda grad: grad / grad.norm()), "step_size * sign(gradient"),
     ("check_pgd_step", step_with_history, "remembers how it was computed"),
+    ("check_pgd_step", step_with_history_of_the_callers_delta, "remembers how it was computed"),
     ("check_pgd_step", step_from_nowhere, "add it"),
     ("check_pgd_step", free_step, "x + delta leaves [0, 1]: project"),
     ("check_pgd_step", lambda m, x, y, d, eps, size: free_step(m, x, y, d, 0, size).clamp(-eps, eps), "leaves [0, 1]"),

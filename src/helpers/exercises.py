@@ -90,7 +90,7 @@ def _trouble(answer: Callable[..., Any], case: Case) -> str:
     """Return what is wrong with the answer in this case, or an empty string."""
     if not callable(answer):
         return "give the check your function itself, without calling it: its name and no parentheses after it."
-    kept = [a.clone() if isinstance(a, Tensor) else a for a in case.arguments]
+    kept = [a.detach().clone() if isinstance(a, Tensor) else a for a in case.arguments]
     try:
         got = answer(*case.arguments)
     except Exception as error:  # whatever the reader's code raises is shown to the reader
@@ -114,7 +114,7 @@ def _trouble(answer: Callable[..., Any], case: Case) -> str:
     if got.shape != case.expected.shape:
         shapes = f"the result should have shape {tuple(case.expected.shape)}; yours has {tuple(got.shape)}."
         return f"{shapes} {_about_shape(got, case.expected)}{case.hint}"
-    if got.requires_grad and not any(isinstance(a, Tensor) and a.requires_grad for a in case.arguments):
+    if got.requires_grad:
         return (
             "your result still remembers how it was computed (requires_grad is True). In a loop that memory grows with "
             "every step: use tensor.detach()."
