@@ -36,6 +36,16 @@ def test_the_address_is_wherever_it_must_be() -> None:
         assert f"git+{url}@" in text, path
 
 
+@pytest.mark.site
+def test_buttons_of_a_page_open_and_download_the_same_chapter() -> None:
+    for path in NOTEBOOKS:
+        page = (ROOT / "_build" / "html" / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8")
+        links = re.findall(r'<a href="([^"]+)"[^>]*btn btn-sm', page)
+        colab = "https://colab.research.google.com/github"
+        assert f"{colab}/{owner_and_name(address())}/blob/main/notebooks/{path.name}" in links, path
+        assert f"../_sources/notebooks/{path.name}" in links, path
+
+
 def test_no_other_address_of_the_book_is_left() -> None:
     own = owner_and_name(address())
     name = own.split("/")[1]
