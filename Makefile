@@ -11,10 +11,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export GOMP_SPINCOUNT := 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab execute test lint format lock repository clean
+.PHONY: help book serve lab execute test colab lint format lock new-chapter repository clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 book: $(VENDOR) ## build the site into _build/html; a warning is an error, and a failed build leaves no site
 	@jupyter-book build . -W -n --keep-going --quiet || { rm -rf _build/html _build/.doctrees; exit 1; }
@@ -30,13 +30,16 @@ execute: $(ENV) ## run every chapter again and store its outputs (NB=notebooks/.
 	python tools/execute.py $(NB)
 
 # Progress bars are for people; what is stored and compared has none.
-test execute: export TQDM_DISABLE := 1
+test execute new-chapter: export TQDM_DISABLE := 1
 test: $(ENV) ## check everything: style, helpers, every chapter's outputs, the built site in a browser
 	ruff check . && ruff format --check .
 	pytest tests -m "not site"
 	pytest --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
 	$(MAKE) --no-print-directory book
 	pytest tests -m site
+
+colab: $(ENV) ## rehearse a start in Colab, a part of test (CHAPTERS="01_notation ..." for other chapters)
+	pytest tests -m colab
 
 lint: $(ENV) ## check the style of code, notebooks included
 	ruff check . && ruff format --check .
@@ -46,7 +49,11 @@ format: $(ENV) ## repair the style of code, notebooks included
 
 lock: $(ENV) ## pin what pyproject.toml and package.json ask for (UPGRADE=--upgrade for the newest)
 	uv pip compile -q $(UPGRADE) --universal --python-version 3.11 --group dev pyproject.toml -o requirements.txt --custom-compile-command "make lock"
+	uv pip compile -q $(UPGRADE) --universal --python-version 3.11 --group colab -o tests/colab.txt --custom-compile-command "make lock"
 	npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved
+
+new-chapter: $(ENV) ## begin a chapter from the template: make new-chapter NAME=06_linear_models
+	python tools/new_chapter.py $(NAME)
 
 repository: $(ENV) ## say where the book lives: make repository URL=https://github.com/you/your-fork
 	python tools/repository.py $(URL)

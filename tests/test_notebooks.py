@@ -4,6 +4,7 @@ Whether the stored outputs are true is nbval's business (`make test` runs it); `
 plants a lie to see that it would be caught.
 """
 
+import ast
 import base64
 import json
 import re
@@ -83,6 +84,41 @@ def test_has_three_to_five_exercises_and_checks_at_least_two(path: Path, noteboo
     assert numbers == [f"{int(path.stem[:2])}.{i + 1}" for i in range(len(numbers))]
     assert 3 <= len(numbers) <= 5
     assert sum("check_" in cell.source for cell in cells(notebook, "code", "exercise")) >= 2
+
+
+def test_only_the_readers_own_work_is_counted(notebook: NotebookNode) -> None:
+    for cell in cells(notebook, "code", "exercise"):
+        assert "solution=" not in cell.source
+    for cell in cells(notebook, "code", "solution"):
+        assert len(re.findall(r"^check_\w+\(", cell.source, re.MULTILINE)) == cell.source.count(", solution=True)")
+
+
+def test_the_last_cell_sums_up_every_exercise(notebook: NotebookNode) -> None:
+    *_, last = cells(notebook, "code")
+    assert "progress" in tags(last)
+    called = ast.parse(last.source).body[-1].value
+    listed = {keyword.arg: ast.literal_eval(keyword.value) for keyword in called.keywords}
+    number, checked, others = "", [], []
+    for cell in notebook.cells:
+        if heading := re.match(r"### Exercise (\d+\.\d+)\b", cell.source):
+            number = heading[1]
+            others.append(number)
+        elif "exercise" in tags(cell) and "check_" in cell.source:
+            checked.append(number)
+            others.remove(number)
+    assert listed == {"checked": checked, "unchecked": others}
+    said = last.outputs[0].text
+    assert f"0 of {len(checked)}" in said and said.count("not yet") == len(checked), "run `make execute`"
+
+
+def test_every_exercise_has_a_solution_or_what_we_found(notebook: NotebookNode) -> None:
+    part = prose(notebook).split("## Exercises")[1].split("\n## ")[0]
+    solved = {
+        cell.source.split("\n")[0].removeprefix("# @title Solution ") for cell in cells(notebook, "code", "solution")
+    }
+    for text in part.split("### Exercise ")[1:]:
+        number = re.match(r"\d+\.\d+", text)[0]
+        assert number in solved or "<summary>What we found</summary>" in text.split("### ")[0], number
 
 
 def test_asks_for_predictions(notebook: NotebookNode) -> None:

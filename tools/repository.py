@@ -29,10 +29,9 @@ def owner_and_name(url: str) -> str:
 
 def carriers(root: Path = ROOT) -> list[Path]:
     """Return the files that may repeat the address."""
-    named = [root / name for name in (HOME, "README.md", "CITATION.cff", "pyproject.toml")]
-    return [path for path in named if path.is_file()] + sorted(
-        [*root.glob("notebooks/*.ipynb"), *root.glob("book/*.md"), *root.glob("book/*.bib"), *root.glob("src/**/*.py")]
-    )
+    named = [root / name for name in (HOME, "README.md", "CONTRIBUTING.md", "CITATION.cff", "pyproject.toml")]
+    patterns = ("notebooks/*.ipynb", "tools/*.ipynb", "book/*.md", "book/*.bib", "src/**/*.py")
+    return [path for path in named if path.is_file()] + sorted(path for p in patterns for path in root.glob(p))
 
 
 def move(url: str, root: Path = ROOT) -> list[Path]:
