@@ -150,7 +150,8 @@ def test_best_iterate_of_each_example_is_the_best_of_the_trace(problem):
     for i in range(len(problem.x)):
         seen = [(now, int((now.rows == i).nonzero())) for now in trace if (now.rows == i).any()]
         best = max((bool(now.fooled[row]), float(now.loss[row])) for now, row in seen)
-        assert (bool(fooled[i]), float(loss[i])) == best
+        # Judged here in another batch, which may round differently.
+        assert (bool(fooled[i]), float(loss[i])) == (best[0], pytest.approx(best[1], rel=1e-5, abs=1e-6))
 
 
 @cases(150)
@@ -419,7 +420,7 @@ def test_cross_entropy_gradient_is_that_of_autograd_where_the_lead_is_at_most_te
     ours = torch.autograd.grad(cross_entropy(logits.requires_grad_(), y).sum(), logits)[0]
     exact = logits.detach().double().requires_grad_()  # in single precision torch's own is off by 1e-3 of itself
     plain = torch.autograd.grad(F.cross_entropy(exact, y, reduction="sum"), exact)[0].to(dtype)
-    torch.testing.assert_close(ours[:2], plain[:2], rtol=1e-4 if dtype == torch.float32 else 1e-12, atol=0)
+    torch.testing.assert_close(ours[:2], plain[:2], rtol=1e-4 if dtype == torch.float32 else 1e-10, atol=0)
 
 
 @pytest.mark.parametrize("lead", [1e2, 1e3, 1e4, 1e5, 1e6])

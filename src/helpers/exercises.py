@@ -377,7 +377,7 @@ def check_pgd_step(
         x, y = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])
     eps, step_size = 0.1, 0.04
     trace: list = []
-    pgd(model, x, y, eps, steps=4, step_size=step_size, trace=trace)
+    pgd(model, x, y, eps, loss="cross_entropy", steps=4, step_size=step_size, trace=trace)
     hints = (
         "The first step is step_size * sign(gradient of the cross-entropy with respect to delta), uphill.",
         "From this delta the step leaves the set: project onto |delta| <= eps and 0 <= x + delta <= 1.",

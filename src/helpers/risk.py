@@ -194,6 +194,8 @@ def worst_losses(
 @torch.no_grad()
 def _warn_of_randomness(model: Model, x: Tensor) -> None:
     once, again = model(x), model(x)
+    check_logits(once, len(x))
+    check_logits(again, len(x))
     if (once - again).abs().max() > 1e-3 * once.abs().max():
         warnings.warn(
             "The model is random: it says something else when it is asked again, and an attack chases a moving target. "
