@@ -62,7 +62,10 @@ class Explorer(ipywidgets.VBox):
         extra: Sequence[ipywidgets.Widget] = (),
     ) -> None:
         self.draw, self.controls = draw, dict(controls)
-        options = {name: [value for _, value in control.options] for name, control in self.controls.items()}
+        options = {
+            name: [option[1] if isinstance(option, tuple) else option for option in control.options]
+            for name, control in self.controls.items()
+        }
         for name, control in self.controls.items():
             if not set(stored[name]) <= set(options[name]) or control.value not in stored[name]:
                 raise ValueError(
@@ -331,8 +334,11 @@ class Photograph(Explorer):
                     self._number += 1
                     self._show(_failure(error))
                 continue
-            control = self.controls["name"]
-            control.options = [*(option for option in control.options if option[1] != key), (file["name"], key)]
+            control, option = self.controls["name"], (file["name"], key)
+            if option not in control.options:
+                control.options = [*control.options, option]
+            if control.value == key:
+                self.follow()
             control.value = key
 
 
