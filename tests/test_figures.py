@@ -213,11 +213,11 @@ def test_slice_frame_draws_high_losses_dark_and_the_path_to_where_it_ends():
     assert grey.getpixel((0, 0)) == pytest.approx(255 * 0.4, abs=1)
     assert grey.getpixel((4, 4)) == grey.getpixel((0, 4)) == 255
     assert page.svg["aria-label"] == "A & B"
-    dot = page.svg.svg.find_all("circle")[-1]
-    assert (dot["cx"], dot["cy"]) == ("225", "112")  # from (150, 150), 75 pixels a unit, y down
-    outline, track, _ = page.svg.svg.find_all("polyline")
-    assert track["points"] == "150,150 225,112"
-    assert outline["points"] == "225,150 600,150"  # what is far outside is cut, so that numbers stay short
+    dot = page.svg.find_all("circle")[-1]
+    assert (dot["cx"], dot["cy"]) == ("225.0", "112.5")  # from (150, 150), 75 pixels a unit, y down
+    outline, track, _ = page.svg.find_all("polyline")
+    assert track["points"] == "150.0,150.0 225.0,112.5"
+    assert outline["points"] == "225.0,150.0 600.0,150.0"  # what is far outside is cut, so that numbers stay short
     assert "ball" in [text.text for text in page.find_all("text")]
 
 

@@ -75,7 +75,7 @@ async function connect(manager, { kept, frames, shared, children }) {
 // A slider says its value as it is printed, not its number in a list, and the words of a figure are read when they change.
 function name(host) {
   for (const handle of host.querySelectorAll(".noUi-handle")) {
-    const slider = handle.closest(".jupyter-widgets");
+    const slider = handle.closest(".widget-slider");
     handle.ariaLabel = slider.querySelector(".widget-label")?.textContent || "value";
     handle.ariaValueText = slider.querySelector(".widget-readout")?.textContent || handle.ariaValueText;
   }

@@ -217,7 +217,7 @@ def attack_frame(x: Tensor, delta: Tensor, logits: Tensor, y: int, names: Sequen
             html_picture(noise, f"The perturbation: changes up to {255 * delta.abs().max():.2f} levels.", quality=40),
             f"delta, times {factor:g}",
         ),
-        _captioned(_svg(340, 26 * len(top), f"Bar chart: {said}.", "".join(bars)), "most probable classes"),
+        _captioned(_svg(330, 26 * len(top), f"Bar chart: {said}.", "".join(bars)), "most probable classes"),
     )
 
 
@@ -251,37 +251,35 @@ def slice_frame(losses: Tensor, reach: float, outlines: Mapping[str, Tensor], pa
 
     def points(where: Tensor) -> str:
         pixels = 150 + 150 * (where / reach).clamp(-3, 3) * torch.tensor([1.0, -1.0])
-        return " ".join(f"{a:.0f},{b:.0f}" for a, b in pixels.tolist())
+        return " ".join(f"{a:.1f},{b:.1f}" for a, b in pixels.tolist())
 
     lines, legend, y = [], [], 20  # the legend goes from top to bottom, 26 pixels a line
     for (name, outline), color, dash in zip(outlines.items(), (BLUE, "#000", "#000"), ("", "9 4", "2 4"), strict=False):
         style = f'fill="none" stroke-width="2.5" stroke="{color}" stroke-dasharray="{dash}"'
         lines.append(f'<polyline points="{points(outline)}" {style}/>')
         legend.append(
-            f'<rect x="312" y="{y - 14}" width="36" height="18" fill="#eee"/><path d="M315 {y - 5}h30" {style}/>'
-            f'<text x="356" y="{y}">{escape(name)}</text>'
+            f'<rect x="0" y="{y - 14}" width="36" height="18" fill="#eee"/><path d="M3 {y - 5}h30" {style}/>'
+            f'<text x="44" y="{y}">{escape(name)}</text>'
         )
         y += 26
-    for mark, name in [
-        (f'<circle cx="330" cy="{y - 5}" r="7" fill="{ORANGE}"/>', "PGD, this iterate"),
-        (f'<circle cx="330" cy="{y + 21}" r="4" fill="#888"/>', "x itself"),
-        (f'<rect x="312" y="{y + 38}" width="36" height="18" fill="#666"/>', "high loss"),
-    ]:
-        legend.append(f'{mark}<text x="356" y="{y}">{name}</text>')
-        y += 26
+    legend.append(
+        f'<circle cx="18" cy="{y - 5}" r="7" fill="{ORANGE}"/><text x="44" y="{y}">PGD, this iterate</text>'
+        f'<circle cx="18" cy="{y + 21}" r="4" fill="#888"/><text x="44" y="{y + 26}">x itself</text>'
+        f'<rect x="0" y="{y + 38}" width="36" height="18" fill="#666"/><text x="44" y="{y + 52}">high loss</text>'
+    )
     grey = 1 - 0.6 * (losses / losses.max()).flip(0)[None]  # rows from top to bottom; never too dark for the lines
-    x, y = points(path[-1:]).split(",")
-    track = f'<polyline points="{points(path)}" fill="none" '
+    end_x, end_y = points(path[-1:]).split(",")
+    track = f'<polyline points="{points(path)}" fill="none"'
     plane = (
         f'<image href="{_data_uri(grey, "png")}" width="300" height="300" preserveAspectRatio="none"/>{"".join(lines)}'
         f'{track} stroke="#fff" stroke-width="5"/>{track} stroke="{ORANGE}" stroke-width="3"/>'
         f'<circle cx="150" cy="150" r="4" fill="#000"/>'
-        f'<circle cx="{x}" cy="{y}" r="7" fill="{ORANGE}" stroke="#fff" stroke-width="2"/>'
+        f'<circle cx="{end_x}" cy="{end_y}" r="7" fill="{ORANGE}" stroke="#fff" stroke-width="2"/>'
     )
-    return _svg(520, 300, alt, f'<svg width="300" height="300">{plane}</svg>{"".join(legend)}')
+    return _row(_svg(300, 300, alt, plane), _svg(200, y + 62, f"Legend: {', '.join(outlines)}.", "".join(legend)))
 
 
-def html_picture(image: Tensor, alt: str, *, width: int = 168, kind: str = "webp", quality: int = 60) -> str:
+def html_picture(image: Tensor, alt: str, *, width: int = 144, kind: str = "webp", quality: int = 60) -> str:
     """Return an HTML image that holds its own content.
 
     Args:
@@ -350,7 +348,7 @@ def _data_uri(image: Tensor, kind: str, quality: int = 60) -> str:
 
 
 def _row(*parts: str) -> str:
-    return f'<div style="display:flex;flex-wrap:wrap;gap:8px 20px;line-height:1.4">{"".join(parts)}</div>'
+    return f'<div style="display:flex;flex-wrap:wrap;gap:8px 16px;line-height:1.4">{"".join(parts)}</div>'
 
 
 def _captioned(part: str, caption: str) -> str:

@@ -26,14 +26,14 @@ from helpers.training import History
 WAIT = 0.2  # seconds without another change before a figure computes: a slider on its way asks for nothing
 _worker = ThreadPoolExecutor(1)  # one computation at a time, whatever the number of figures
 ROOM = {"description_width": "8em"}
-WIDE = {"width": "26em", "max_width": "100%"}
+WIDE = {"width": "26em", "max_width": "98%"}
 
 
 class Frame(NamedTuple):
     """One state of a figure."""
 
     html: str
-    words: str  # the line below it; may hold HTML
+    words: str  # plain text, the line below it
 
 
 class Explorer(ipywidgets.VBox):
@@ -46,7 +46,7 @@ class Explorer(ipywidgets.VBox):
 
     Args:
         draw: takes a value for each control, by name, and returns the state. It runs in a thread, one call at a time.
-        controls: widgets with options (`SelectionSlider`, `Dropdown`, `RadioButtons`) by the names that `draw` uses.
+        controls: widgets with options (`SelectionSlider`, `Dropdown`) by the names that `draw` uses.
         stored: for each control the values to store; all combinations are drawn now.
         extra: more widgets, put below the controls.
 
@@ -62,20 +62,18 @@ class Explorer(ipywidgets.VBox):
         extra: Sequence[ipywidgets.Widget] = (),
     ) -> None:
         self.draw, self.controls = draw, dict(controls)
-        options = {
-            name: [option[1] if isinstance(option, tuple) else option for option in control.options]
-            for name, control in self.controls.items()
-        }
+        kept = []  # the places of the stored values among the options
         for name, control in self.controls.items():
-            if not set(stored[name]) <= set(options[name]) or control.value not in stored[name]:
+            options = [option[1] if isinstance(option, tuple) else option for option in control.options]
+            if not set(stored[name]) <= set(options) or control.value not in stored[name]:
                 raise ValueError(
                     f"stored must have options of {name!r}, and its present value {control.value!r} among them; "
                     f"got {list(stored[name])}"
                 )
+            kept.append([options.index(value) for value in stored[name]])
             control.style, control.layout = ROOM, WIDE
         wishes = product(*(stored[name] for name in self.controls))
         self.frames = {wish: draw(**dict(zip(self.controls, wish, strict=True))) for wish in wishes}
-        kept = [[options[name].index(value) for value in stored[name]] for name in self.controls]
         self.picture, self.words = ipywidgets.HTML(), ipywidgets.HTML()
         self.words.add_class("explorer-words")
         store = ipywidgets.HTML(_pack(kept, list(self.frames.values())), layout={"display": "none"})
@@ -115,11 +113,11 @@ class Explorer(ipywidgets.VBox):
                 self._show(frame)
 
     def _show(self, frame: Frame) -> None:
-        self.picture.value, self.words.value = frame
+        self.picture.value, self.words.value = frame.html, escape(frame.words)
 
 
 def _failure(error: Exception) -> Frame:
-    return Frame("", f"<b>{type(error).__name__}</b>: {escape(str(error))}")
+    return Frame("", f"{type(error).__name__}: {error}")
 
 
 def _pack(kept: list[list[int]], frames: list[Frame]) -> str:
@@ -129,14 +127,14 @@ def _pack(kept: list[list[int]], frames: list[Frame]) -> str:
     """
     shared: dict[str, int] = {}
     packed = [
-        [re.sub(r'"([^"]{60,})"', lambda long: f'"{{{shared.setdefault(long[1], len(shared))}}}"', html), words]
+        [re.sub(r'"([^"]{60,})"', lambda long: f'"{{{shared.setdefault(long[1], len(shared))}}}"', html), escape(words)]
         for html, words in frames
     ]
     content = json.dumps({"kept": kept, "frames": packed, "shared": list(shared)}).replace("</", "<\\/")
     return f'<script type="application/json">{content}</script>'
 
 
-def _slider(label: str, options: Sequence[tuple[str, Any]], value: Any) -> ipywidgets.SelectionSlider:
+def _slider(label: str, options: Sequence[Any], value: Any) -> ipywidgets.SelectionSlider:
     return ipywidgets.SelectionSlider(options=options, value=value, description=label)
 
 
@@ -149,64 +147,63 @@ def _own(model: nn.Module) -> nn.Module:
     return deepcopy(model).eval().requires_grad_(False)
 
 
+def _path(*args: Any, **options: Any) -> list[Iterate]:
+    """Return the path of `pgd`; the arguments are its own."""
+    trace: list[Iterate] = []
+    pgd(*args, **options, trace=trace)
+    return trace
+
+
+def _attacked(model: NormalizedModel, x: Tensor, y: Tensor, at: Iterate, watched: int) -> Frame:
+    names, p = model.class_names, at.logits.softmax(1)[0]
+    words = f"Step {at.step}: the model says {names[int(p.argmax())]}; p({names[watched]}) = {p[watched]:.2g}."
+    return Frame(attack_frame(x, at.delta, at.logits, int(y), names), words)
+
+
 def attack_explorer(model: NormalizedModel, x: Tensor, y: Tensor) -> Explorer:
-    """Return a figure of l-inf PGD on a photograph: sliders for eps, the step size and the step.
+    """Return a figure of twelve steps of l-inf PGD on a photograph: sliders for eps, the step size and the step.
 
     Args:
         model: a classifier with class names. x: (1, 3, H, W), values in [0, 1]. y: (1,), the true class.
     """
-    model, last = _own(model), 12
+    model = _own(model)
 
     @lru_cache(maxsize=4)
     def path(eps: float, size: float) -> list[Iterate]:
-        trace: list[Iterate] = []
-        pgd(model, x, y, eps / 255, steps=last, step_size=size / 255, trace=trace)
-        return trace
+        return _path(model, x, y, eps / 255, steps=12, step_size=size / 255)
 
     def draw(eps: float, size: float, step: int) -> Frame:
-        return _attacked(model, x, int(y), path(eps, size)[step], int(y))
+        return _attacked(model, x, y, path(eps, size)[step], int(y))
 
     controls = {
         "eps": _slider("eps", _levels(0.25, 0.5, 1, 2, 4, 8), 2),
         "size": _slider("step size", _levels(0.02, 0.05, 0.1, 0.25, 0.5, 1, 2), 0.1),
-        "step": _slider("step", [(str(k), k) for k in range(last + 1)], 0),
+        "step": _slider("step", range(13), 0),
     }
     return Explorer(draw, controls, {"eps": (0.25, 0.5, 2), "size": (0.02, 0.1, 1), "step": (0, 1, 2, 3, 4, 6, 9, 12)})
 
 
 def target_chooser(model: NormalizedModel, x: Tensor, y: Tensor, targets: Sequence[int], eps: float) -> Explorer:
-    """Return a figure of a targeted attack: choose the class that the model is to name, and follow the 12 steps.
+    """Return a figure of twelve steps of a targeted attack: choose the class that the model is to name, and the step.
 
     Args:
         model: a classifier with class names. x: (1, 3, H, W), values in [0, 1]. y: (1,), the true class.
         targets: the classes to choose from without a kernel, beginning with the first; with a kernel it is any.
         eps: the l-inf budget, in pixel units from 0 to 1.
     """
-    model, last = _own(model), 12
+    model = _own(model)
 
     @lru_cache(maxsize=4)
     def path(target: int) -> list[Iterate]:
-        trace: list[Iterate] = []
-        pgd(model, x, y, eps, target=torch.full_like(y, target), steps=last, trace=trace)
-        return trace
+        return _path(model, x, y, eps, target=torch.full_like(y, target), steps=12)
 
     def draw(target: int, step: int) -> Frame:
-        return _attacked(model, x, int(y), path(target)[step], target)
+        return _attacked(model, x, y, path(target)[step], target)
 
-    names = [(name, k) for k, name in enumerate(model.class_names) if k != int(y)]
-    controls = {
-        "target": ipywidgets.Dropdown(
-            options=sorted(names, key=lambda option: option[0].lower()), value=targets[0], description="target"
-        ),
-        "step": _slider("step", [(str(k), k) for k in range(last + 1)], last),
-    }
-    return Explorer(draw, controls, {"target": targets, "step": range(0, last + 1, 3)})
-
-
-def _attacked(model: NormalizedModel, x: Tensor, y: int, at: Iterate, watched: int) -> Frame:
-    names, p = model.class_names, at.logits.softmax(1)[0]
-    words = f"Step {at.step}: the model says {names[int(p.argmax())]}; p({names[watched]}) = {p[watched]:.2g}."
-    return Frame(attack_frame(x, at.delta, at.logits, y, names), words)
+    names = sorted((name.lower(), name, k) for k, name in enumerate(model.class_names) if k != int(y))
+    classes = ipywidgets.Dropdown(options=[option[1:] for option in names], value=targets[0], description="target")
+    controls = {"target": classes, "step": _slider("step", range(13), 12)}
+    return Explorer(draw, controls, {"target": targets, "step": range(0, 13, 3)})
 
 
 def compare_networks(networks: Mapping[str, nn.Module], x: Tensor, y: Tensor, show: int = 8) -> Explorer:
@@ -239,12 +236,11 @@ def path_on_slice(network: nn.Module, x: Tensor, y: Tensor) -> Explorer:
     Args:
         network: returns logits. x: (1, ...), values in [0, 1]. y: (1,), the true class.
     """
-    network, steps, n = _own(network), 20, 41
+    network, n = _own(network), 41
 
     @lru_cache(maxsize=4)
     def plane(norm: str, eps: float, radius: float) -> tuple[list[Iterate], Tensor, float, dict[str, Tensor], Tensor]:
-        trace: list[Iterate] = []
-        pgd(network, x, y, eps if norm == "linf" else radius, norm=norm, steps=steps, trace=trace)
+        trace = _path(network, x, y, eps if norm == "linf" else radius, norm=norm, steps=20)
         deltas = torch.cat([at.delta for at in trace]).flatten(1)
         u = F.normalize(deltas[-1], dim=0)
         v = F.normalize(deltas[1] - (deltas[1] @ u) * u, dim=0)
@@ -262,7 +258,7 @@ def path_on_slice(network: nn.Module, x: Tensor, y: Tensor) -> Explorer:
         outlines = {
             "l-inf ball": circle * (eps / rays.abs().amax(1))[:, None],
             "l2 ball": circle * radius,
-            "still an image": circle * room.nan_to_num(torch.inf).amin(1)[:, None],
+            "pixels in [0, 1]": circle * room.nan_to_num(torch.inf).amin(1)[:, None],
         }
         return trace, losses.cpu(), reach, {k: line.cpu() for k, line in outlines.items()}, (deltas @ basis.T).cpu()
 
@@ -278,12 +274,12 @@ def path_on_slice(network: nn.Module, x: Tensor, y: Tensor) -> Explorer:
         return Frame(slice_frame(losses, reach, outlines, path[: step + 1], f"Map of the loss. {words}"), words)
 
     controls = {
-        "norm": ipywidgets.RadioButtons(options=[("l-inf", "linf"), ("l2", "l2")], value="linf", description="norm"),
-        "step": _slider("step", [(str(k), k) for k in range(steps + 1)], 0),
+        "norm": ipywidgets.Dropdown(options=[("l-inf", "linf"), ("l2", "l2")], value="linf", description="norm"),
+        "step": _slider("step", range(21), 0),
         "eps": _slider("l-inf eps", [(f"{k / 50:g}", k / 50) for k in range(1, 16)], 0.1),
         "radius": _slider("l2 eps", [(f"{k / 4:g}", k / 4) for k in range(1, 17)], 1.5),
     }
-    return Explorer(draw, controls, {"norm": ("linf", "l2"), "step": range(steps + 1), "eps": (0.1,), "radius": (1.5,)})
+    return Explorer(draw, controls, {"norm": ("linf", "l2"), "step": range(21), "eps": (0.1,), "radius": (1.5,)})
 
 
 class Photograph(Explorer):
@@ -300,9 +296,7 @@ class Photograph(Explorer):
         self.device = next(model.parameters()).device
         self.upload = ipywidgets.FileUpload(accept="image/*", description="Upload a picture", layout={"width": "auto"})
         self.upload.add_class("needs-kernel")
-        note = ipywidgets.HTML(
-            "To upload a picture of your own you need a running notebook: {colab}.", layout={"display": "none"}
-        )
+        note = ipywidgets.HTML("Your own picture needs a running notebook: {colab}.", layout={"display": "none"})
         note.add_class("no-kernel")
         names = {"coffee": "coffee", "camera": "photographer", "chelsea": "cat", "rocket": "rocket"}
         controls = {
@@ -314,11 +308,10 @@ class Photograph(Explorer):
 
     def _attack(self, name: str, eps: float) -> Frame:
         x = (self.uploaded[name] if name in self.uploaded else photograph(name)).to(self.device)
-        names, trace = self.model.class_names, []
+        names = self.model.class_names
         with torch.no_grad():
             y = self.model(x).argmax(1)
-        pgd(self.model, x, y, eps / 255, steps=8 if eps else 1, trace=trace)
-        at = trace[-1]
+        at = _path(self.model, x, y, eps / 255, steps=8 if eps else 1)[-1]
         words = f"The model says {names[int(y)]}" + (f"; attacked, {names[int(at.logits.argmax())]}." if eps else ".")
         return Frame(attack_frame(x, at.delta, at.logits, int(y), names), words)
 
