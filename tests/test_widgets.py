@@ -21,9 +21,9 @@ from torch import nn
 
 from helpers import widgets
 from helpers.attacks import pgd
+from helpers.explorer import Explorer, Frame
 from helpers.models import NormalizedModel
 from helpers.training import History, train
-from helpers.widgets import Explorer, Frame
 
 LIMIT = 1_000_000  # characters of widget state that a chapter may add to its page
 
@@ -49,7 +49,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(widgets.threading, "Timer", clock)
+    monkeypatch.setattr(threading, "Timer", clock)
     return clock
 
 
@@ -202,7 +202,7 @@ def test_an_error_is_shown_and_the_next_state_drawn(clock):
 
 IN_A_KERNEL = """
 import threading, ipywidgets
-from helpers.widgets import Explorer, Frame
+from helpers.explorer import Explorer, Frame
 go, drawn = threading.Event(), []
 def draw(k):
     drawn.append(k)

@@ -1,5 +1,5 @@
 // Draws a page's ipywidgets from the state that its notebook stored; there is no kernel. Links made with jslink
-// and jsdlink live in the browser, so sliders still move things, and the figures of `helpers.widgets.Explorer` show the
+// and jsdlink live in the browser, so sliders still move things, and the figures of `helpers.explorer` show the
 // states that they carry. Jupyter's own html-manager does the former and also carries ipywidgets 7 and the renderers of
 // JupyterLab: three times the weight, for nothing used here.
 import * as base from "@jupyter-widgets/base";
