@@ -29,7 +29,7 @@ class Explorer(ipywidgets.VBox):
 
     With a kernel, a thread answers a change of a control, and the page never waits. Only the last wish counts: what was
     asked for before is dropped, and so is its result if it was already being computed. Without a kernel, a script of
-    the site (`tools/widgets.mjs`) offers those values of each control that are stored, and shows the state that they
+    the site (`book/assets/widgets.js`) offers those values of each control that are stored, and shows the state that they
     name; a control with one stored value is hidden.
 
     Args:
