@@ -28,8 +28,8 @@ class Explorer(ipywidgets.VBox):
     """A figure that follows its controls: in a notebook by computing, on the book's site from stored states.
 
     With a kernel, a thread answers a change of a control, and the page never waits. Only the last wish counts: what was
-    asked for before is dropped, and so is its result if it was already being computed. Without a kernel, a script of
-    the site (`book/assets/widgets.js`) offers those values of each control that are stored, and shows the state that they
+    asked for before is dropped, and so is its result if it was already being computed. Without a kernel, the
+    site's `book/assets/widgets.js` offers those values of each control that are stored, and shows the state that they
     name; a control with one stored value is hidden.
 
     Args:

@@ -368,7 +368,7 @@ def _percent(p: float) -> str:
 
 def _encode(figure: Figure, kind: str, dpi: int) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=dpi, **({"pil_kwargs": {"quality": 85}} if kind == "jpeg" else {}))
+    figure.savefig(buffer, format=kind, dpi=dpi, **({"pil_kwargs": {"quality": 75}} if kind == "jpeg" else {}))
     plt.close(figure)
     return buffer.getvalue()
 
