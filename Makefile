@@ -71,7 +71,7 @@ $(ENV): requirements.txt pyproject.toml
 	@touch $@
 
 # What pages borrow from npm. node and npm come from the environment, too.
-$(VENDOR): node_modules/.ready tools/vendor.mjs tools/widgets.mjs
+$(VENDOR): node_modules/.ready tools/vendor.mjs
 	node tools/vendor.mjs
 	@touch $@
 node_modules/.ready: package-lock.json $(ENV)

@@ -1,19 +1,18 @@
-"""The figures, still and interactive: they are pictures, of what was asked for, and refuse what they cannot show."""
+"""The figures: they are pictures, of what was asked for, and refuse what they cannot show."""
 
 import io
 import math
-import re
 from base64 import b64decode
 
-import ipywidgets
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from PIL import Image
 from torch import nn
 
-from helpers import plots, widgets
+from helpers import plots
 from helpers.models import NormalizedModel
-from helpers.training import History, train
+from helpers.training import History
 
 
 @pytest.fixture
@@ -155,8 +154,6 @@ def test_training_frame_is_a_png_of_the_errors_so_far_with_room_for_the_rest(dra
         (lambda: plots.show_images(torch.rand(2, 3, 8, 8) + 1), "values in \\[0, 1\\]"),
         (lambda: plots.plot_lines([0, 1], {"a": [1]}, xlabel="", ylabel=""), "'a' has 1"),
         (lambda: plots.amplify(torch.zeros(1), 0), "factor must be in"),
-        (lambda: widgets.flipbook([], [], ""), "at least 1; got 0 and 0"),
-        (lambda: widgets.flipbook([b"a"], ["A", "B"], ""), "got 1 and 2"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(shown, call, message):
@@ -165,41 +162,68 @@ def test_what_cannot_be_shown_is_refused(shown, call, message):
     assert not shown
 
 
-@pytest.mark.parametrize("version", [7, 8])
-def test_flipbook_slider_and_pages_belong_together(monkeypatch, version):
-    if version == 7:  # Colab's: no Stack
-        monkeypatch.delattr(ipywidgets, "Stack")
-    book = widgets.flipbook([b"first", b"second"], ["One < two", "Two"], "steps")
-    slider, pages = book.children
-    assert (slider.min, slider.max, slider.description) == (0, 1, "steps")
-    assert [page.value.count('alt="') for page in pages.children] == [1, 1]
-    assert 'alt="One &lt; two"' in pages.children[0].value
-    if version == 7:
-        slider.value = 1
-        assert pages.selected_index == 1
+# States of the interactive figures: HTML that holds its own pictures and says in words what they show
 
 
-def test_live_curve_shows_the_last_history_that_it_was_given_and_says_it_in_words():
-    curve = widgets.LiveCurve(epochs=5)
-    assert curve.value == ""
-    values = []
-    for history in (History([1.0], [0.4], []), HISTORY):
-        curve.update(history)
-        values.append(curve.value)
-        image, alt = re.fullmatch(
-            r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)" [^>]*>', curve.value
-        ).groups()
-        assert Image.open(io.BytesIO(b64decode(image))).format == "PNG"
-        n = len(history.error)
-        assert f"After epoch {n} of 5: training error {100 * history.error[-1]:.1f} %" in alt
-        assert ("validation error 25.0 %" in alt) == bool(history.validation)
-    assert values[0] != values[1]
+def read(html: str) -> tuple[BeautifulSoup, list[Image.Image]]:
+    """Parse a state; return it and its pictures."""
+    page = BeautifulSoup(html, "html.parser")
+    sources = [image.get("src") or image["href"] for image in page.find_all(["img", "image"])]
+    return page, [Image.open(io.BytesIO(b64decode(source.split("base64,")[1]))) for source in sources]
 
 
-def test_live_curve_grows_with_training():
-    curve, seen = widgets.LiveCurve(epochs=2), []
-    curve.observe(lambda change: seen.append(change.new), "value")
-    x, y = torch.linspace(0, 1, 10)[:, None], torch.arange(10) // 5
-    train(nn.Linear(1, 2), x, y, epochs=2, validate=lambda model: 0.5, on_epoch=curve.update)
-    assert ["After epoch 1 of 2" in value for value in seen] == [True, False]
-    assert "After epoch 2 of 2" in curve.value
+def test_attack_frame_shows_image_perturbation_and_five_classes():
+    x, delta = torch.full((1, 3, 32, 32), 0.5), torch.full((1, 3, 32, 32), 0.004)
+    names = ["zero", "one < two", "two", "three", "four", "five"]
+    logits = torch.tensor([[3.0, 5.0, 1.0, 0.0, -1.0, -9.0]])
+    page, (image, noise) = read(plots.attack_frame(x, delta, logits, 0, names))
+    assert image.size == (160, 160) and noise.size == (16, 16)
+    assert image.getpixel((80, 80))[0] == pytest.approx(255 * 0.504, abs=3)
+    assert noise.getpixel((8, 8))[0] == pytest.approx(255 * 0.7, abs=3)
+    texts = [text.text for text in page.svg.find_all("text")]
+    assert texts[::2] == ["one < two", "zero", "two", "three", "four"]
+    assert texts[1] == f"{100 * logits.softmax(1)[0, 1]:.1f} %"
+    colors = [bar["fill"] for bar in page.svg.find_all("rect")]
+    assert [color == plots.BLUE for color in colors] == [False, True, False, False, False]
+    widths = [float(bar["width"]) for bar in page.svg.find_all("rect")]
+    assert widths == sorted(widths, reverse=True)
+    first, second = (img["alt"] for img in page.find_all("img"))
+    assert "one < two 86" in first and "up to 1.02 levels" in second and "one < two" in page.svg["aria-label"]
+
+
+def test_digits_frame_marks_wrong_answers_also_without_colour():
+    images = torch.stack([torch.zeros(2, 1, 28, 28), torch.ones(2, 1, 28, 28)])
+    said, y = torch.tensor([[3, 4], [3, 9]]), torch.tensor([3, 4])
+    page, pictures = read(plots.digits_frame(images, said, y, ["weak", "strong"]))
+    assert [(p.size, p.format, p.getpixel((30, 5))) for p in pictures] == [((56, 28), "PNG", 0), ((56, 28), "PNG", 255)]
+    assert [b.text for b in page.find_all("b")] == ["3", "4", "3", "9\xa0✗"]
+    assert [img["alt"] for img in page.find_all("img")] == [
+        "2 attacked digits, [3, 4]. The weak network says [3, 4].",
+        "2 attacked digits, [3, 4]. The strong network says [3, 9].",
+    ]
+
+
+def test_slice_frame_draws_high_losses_dark_and_the_path_to_where_it_ends():
+    losses = torch.zeros(5, 5)
+    losses[4, 0] = 2.0  # second axis upwards, first to the right: the upper left corner
+    path = torch.tensor([[0.0, 0.0], [1.0, 0.5]])
+    page, (grey,) = read(
+        plots.slice_frame(losses, 2.0, {"ball": torch.tensor([[1.0, 0.0], [9.0, 0.0]])}, path, "A & B")
+    )
+    assert grey.getpixel((0, 0)) == pytest.approx(255 * 0.4, abs=1)
+    assert grey.getpixel((4, 4)) == grey.getpixel((0, 4)) == 255
+    assert page.svg["aria-label"] == "A & B"
+    dot = page.svg.find_all("circle")[-1]
+    assert (dot["cx"], dot["cy"]) == ("225.0", "112.5")  # from (150, 150), 75 pixels a unit, y down
+    outline, track, _ = page.svg.find_all("polyline")
+    assert track["points"] == "150.0,150.0 225.0,112.5"
+    assert outline["points"] == "225.0,150.0 600.0,150.0"  # what is far outside is cut, so that numbers stay short
+    assert "ball" in [text.text for text in page.find_all("text")]
+
+
+def test_pictures_say_what_they_show_and_pixels_stay_pixels_where_there_are_few():
+    photo = plots.html_picture(torch.rand(3, 160, 160), 'a "quote"')
+    digit = plots.html_picture(torch.rand(1, 28, 56), "a digit", width=80, kind="png")
+    assert BeautifulSoup(photo, "html.parser").img["alt"] == 'a "quote"'
+    assert "pixelated" in digit and "pixelated" not in photo
+    assert 'width="80" height="40"' in digit

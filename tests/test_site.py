@@ -14,6 +14,7 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 from conftest import ROOT, SITE, serve
+from repository import address, owner_and_name
 
 pytestmark = pytest.mark.site
 
@@ -206,24 +207,96 @@ def test_page_in_the_browser(browser, site: str, name: str) -> None:
     assert not problems(browser, f"{site}/{name}", stored_widgets(name))
 
 
-@pytest.mark.parametrize("name", [page for page in PAGES if stored_widgets(page)])
-def test_sliders_move_the_picture(browser, site: str, name: str) -> None:
-    page, wrong = visit(browser, f"{site}/{name}")
+# The interactive figures
+
+WITH_FIGURES = [page for page in PAGES if stored_widgets(page)]
+LABEL = "input => document.querySelector(`label[for='${input.id}']`)?.textContent"
+
+
+def figures(browser, url: str):
+    """Open a page and draw its interactive figures; return the page, what went wrong, and the figures with controls."""
+    page, wrong = visit(browser, url)
     draw_widgets(page)
-    for widget in page.locator(".drawn-widget").all():
-        if not (widget.locator(".noUi-handle").count() and widget.locator("img").count()):
-            continue
-        shown = "host => [...host.querySelectorAll('img')].filter(i => i.checkVisibility()).map(i => i.src)"
-        slider = widget.locator(".noUi-handle").first
-        slider.focus()
-        slider.press("Home")
-        first = widget.evaluate(shown)
-        slider.press("ArrowRight")
-        assert first and widget.evaluate(shown) not in (first, [])
-        slider.press("Home")
-        assert widget.evaluate(shown) == first
+    return (
+        page,
+        wrong,
+        [figure for figure in page.locator(".explorer").all() if figure.locator("input, select").count()],
+    )
+
+
+def seen(figure) -> tuple[str, str, list[str]]:
+    """What a figure shows: its picture, the words below it, and its pictures in words."""
+    words = figure.locator(".explorer-words").inner_text()
+    alternatives = [image.get_attribute("alt") for image in figure.locator("img").all()]
+    alternatives += [image.get_attribute("aria-label") for image in figure.locator("svg").all()]
+    return figure.evaluate("figure => figure.innerHTML"), words, alternatives
+
+
+@pytest.mark.parametrize("name", WITH_FIGURES)
+def test_every_control_moves_picture_and_words_by_keyboard(browser, site: str, name: str) -> None:
+    page, wrong, found = figures(browser, f"{site}/{name}")
+    for figure in found:
+        sliders, lists = figure.locator("input:visible").all(), figure.locator("select:visible").all()
+        for slider in sliders:
+            slider.focus()
+            slider.press("End")
+        for control, there, back in [(s, "Home", "End") for s in sliders] + [
+            (s, "ArrowDown", "ArrowUp") for s in lists
+        ]:
+            assert control.evaluate(LABEL)
+            control.focus()
+            before = seen(figure)
+            control.press(there)
+            after = seen(figure)
+            assert control.evaluate("input => input === document.activeElement")
+            assert all(old != new for old, new in zip(before, after, strict=True)), control.evaluate(LABEL)
+            control.press(back)
+            assert seen(figure) == before
+        for slider in sliders:  # what is printed beside it is also what a screen reader says
+            assert slider.get_attribute("aria-valuetext") == slider.evaluate("input => input.nextSibling.textContent")
     assert not wrong
     page.context.close()
+
+
+@pytest.mark.parametrize("name", WITH_FIGURES)
+def test_a_control_moves_nothing_else_on_the_page(browser, site: str, name: str) -> None:
+    page, _, found = figures(browser, f"{site}/{name}")
+    for figure in found:
+        page.wait_for_function("[...document.images].every(i => i.complete || i.loading === 'lazy')")
+        height = figure.bounding_box()["height"]
+        for control in figure.locator("input:visible, select:visible").all():
+            for key in ("Home", "ArrowRight", "End"):
+                control.press(key)
+                assert figure.bounding_box()["height"] == pytest.approx(height, abs=1)
+    page.context.close()
+
+
+def test_what_needs_a_kernel_says_so_and_offers_the_chapter_in_colab(browser, site: str) -> None:
+    page, _, found = figures(browser, f"{site}/notebooks/03_untargeted_pgd.html")
+    notes = [figure for figure in found if "needs a running notebook" in figure.inner_text()]
+    assert len(notes) == 1
+    link = notes[0].get_by_role("link").get_attribute("href")
+    repository = owner_and_name(address())
+    assert link == f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/03_untargeted_pgd.ipynb"
+    assert not notes[0].locator("input[type=file], button").count()
+    page.context.close()
+
+
+def test_a_widget_that_the_site_cannot_draw_is_an_error(browser, tmp_path: Path) -> None:
+    state = {"state": {"1": {"state": {"_model_name": "TextModel", "_dom_classes": []}}}}
+    view, script = {"model_id": "1"}, (ROOT / "book/assets/widgets.js").read_text(encoding="utf-8")
+    (tmp_path / "page.html").write_text(
+        f'<script type="{WIDGET_VIEW}">{json.dumps(view)}</script>'
+        f'<script type="{WIDGET_VIEW.replace("view", "state")}">{json.dumps(state)}</script>'
+        f'<script type="module">{script}</script>',
+        encoding="utf-8",
+    )
+    (tmp_path / "favicon.ico").touch()
+    server, home = serve(tmp_path)
+    page, wrong = visit(browser, f"{home}/page.html")
+    server.shutdown()
+    page.context.close()
+    assert any("cannot draw TextModel" in line for line in wrong)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

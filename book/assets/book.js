@@ -5,9 +5,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const near = new IntersectionObserver((entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     near.disconnect();
-    const style = Object.assign(document.createElement("link"), { rel: "stylesheet", href: `${root}_static/widgets/widgets.css` });
-    const script = Object.assign(document.createElement("script"), { type: "module", src: `${root}_static/widgets/widgets.js` });
-    document.head.append(style, script);
+    document.head.append(Object.assign(document.createElement("script"), { type: "module", src: `${root}_static/widgets.js` }));
   }, { rootMargin: "800px" });
   for (const place of places) near.observe(place.parentElement);
 

@@ -4,7 +4,7 @@
 - `data`: the book's photographs, a reader's own image, handwritten digits
 - `attacks`: perturbation sets, losses, FGSM and PGD
 - `training`: the training loop
-- `plots`, `widgets`: the figures, still and interactive
+- `plots`, `widgets`: the figures, still and interactive; `explorer`: how the latter follow their controls
 - `exercises`: the `check_...` functions that the exercises call
 
 Importing any of them needs no network, and heavy libraries are imported only by the functions that use them.

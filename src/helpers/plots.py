@@ -1,13 +1,20 @@
-"""The book's figures, in one style. Each function shows its figure below the cell and returns nothing."""
+"""The book's figures, in one style.
+
+The functions `show_...` and `plot_...` show a figure below the cell and return nothing. Those called `..._frame` return
+one state of an interactive figure, for `helpers.widgets`: as HTML, whose words are text in the page's own colours.
+"""
 
 import io
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import matplotlib.pyplot as plt
 import torch
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.transforms.functional import resize, to_pil_image
 
 from helpers._validation import check_images, check_number
 from helpers.models import NormalizedModel
@@ -15,10 +22,9 @@ from helpers.risk import wilson_interval
 from helpers.training import History
 
 # Okabe and Ito's palette: told apart by readers with any common form of colour blindness. Markers differ as well.
+COLORS = BLUE, ORANGE, GREEN, PINK, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 STYLE = {
-    "axes.prop_cycle": plt.cycler(
-        color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"], marker=["o", "s", "^", "D", "v"]
-    ),
+    "axes.prop_cycle": plt.cycler(color=COLORS, marker=["o", "s", "^", "D", "v"]),
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -95,11 +101,6 @@ def top_predictions(model: NormalizedModel, x: Tensor, k: int = 5) -> list[tuple
 def show_predictions(model: NormalizedModel, x: Tensor, k: int = 5) -> None:
     """Show one image beside a bar chart of its `k` most probable classes; arguments as in `top_predictions`."""
     _show(_prediction_figure(model, x, k), "jpeg")
-
-
-def prediction_frame(model: NormalizedModel, x: Tensor, k: int = 5) -> bytes:
-    """Return the figure of `show_predictions` as a small JPEG file, for `widgets.flipbook`."""
-    return _encode(_prediction_figure(model, x, k), "jpeg", dpi=90)
 
 
 def plot_lines(
@@ -186,6 +187,115 @@ def training_frame(history: History, epochs: int) -> bytes:
     return _encode(figure, "png", dpi=90)
 
 
+def attack_frame(x: Tensor, delta: Tensor, logits: Tensor, y: int, names: Sequence[str], factor: float = 50.0) -> str:
+    """Return an attacked image, its perturbation times `factor` and the most probable classes, side by side, as HTML.
+
+    To be light, the image is drawn 160 pixels wide, and the perturbation with every second row and column.
+
+    Args:
+        x, delta: (1, 3, H, W), with x + delta in [0, 1]. logits: (1, K), of x + delta.
+        y: the class whose bar has a colour of its own. names: of the K classes. factor: above 0.
+    """
+    best = logits.softmax(1)[0].topk(5)
+    top = [(names[k], p) for k, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+    said = ", ".join(f"{name} {_percent(p)}" for name, p in top)
+    noise = amplify(delta[0, :, ::2, ::2], factor)
+    bars = []
+    for i, (name, p) in enumerate(top):
+        color = BLUE if name == names[y] else ORANGE
+        short = name if len(name) < 19 else f"{name[:17]}…"
+        bars.append(
+            f'<text x="126" y="{26 * i + 17}" text-anchor="end">{escape(short)}</text>'
+            f'<rect x="132" y="{26 * i + 3}" width="{120 * p:.1f}" height="18" fill="{color}"/>'
+            f'<text x="{136 + 120 * p:.0f}" y="{26 * i + 17}">{_percent(p)}</text>'
+        )
+    return _row(
+        _captioned(
+            html_picture(resize((x + delta)[0], 160), f"The image x + delta. The model says: {said}."), "x + delta"
+        ),
+        _captioned(
+            html_picture(noise, f"The perturbation: changes up to {255 * delta.abs().max():.2f} levels.", quality=40),
+            f"delta, times {factor:g}",
+        ),
+        _captioned(_svg(330, 26 * len(top), f"Bar chart: {said}.", "".join(bars)), "most probable classes"),
+    )
+
+
+def digits_frame(images: Tensor, said: Tensor, y: Tensor, names: Sequence[str]) -> str:
+    """Return a row of digits for each network, with what that network says about them, as HTML.
+
+    Args:
+        images: (R, N, 1, H, W), values in [0, 1]. said, y: predicted (R, N) and true classes (N,). names: R of them.
+    """
+    rows = []
+    for name, row, answers in zip(names, images, said.tolist(), strict=True):
+        right = [a == k for a, k in zip(answers, y.tolist(), strict=True)]
+        alt = f"{len(answers)} attacked digits, {y.tolist()}. The {name} network says {answers}."
+        strip = html_picture(torch.cat(list(row), dim=2), alt, width=40 * len(answers), kind="png")
+        marks = [
+            f'<b style="flex:1;text-align:center;font-weight:{400 if ok else 700}">{a}{"" if ok else "&nbsp;✗"}</b>'
+            for a, ok in zip(answers, right, strict=True)
+        ]
+        rows.append(_captioned(f'{strip}<div style="display:flex">{"".join(marks)}</div>', f"{name} network"))
+    return _row(*rows)
+
+
+def slice_frame(losses: Tensor, reach: float, outlines: Mapping[str, Tensor], path: Tensor, alt: str) -> str:
+    """Return a map of the loss on a plane, with the outlines of sets and a path that begins at its centre, as SVG.
+
+    Args:
+        losses: (n, n), at points from -reach to reach in both directions; high losses are drawn dark.
+        reach: half the width of the plane. outlines: up to three names, with (M, 2) points each.
+        path: (steps + 1, 2); its last point carries the dot. alt: the figure in words.
+    """
+
+    def points(where: Tensor) -> str:
+        pixels = 150 + 150 * (where / reach).clamp(-3, 3) * torch.tensor([1.0, -1.0])
+        return " ".join(f"{a:.1f},{b:.1f}" for a, b in pixels.tolist())
+
+    lines, legend, y = [], [], 20  # the legend goes from top to bottom, 26 pixels a line
+    for (name, outline), color, dash in zip(outlines.items(), (BLUE, "#000", "#000"), ("", "9 4", "2 4"), strict=False):
+        style = f'fill="none" stroke-width="2.5" stroke="{color}" stroke-dasharray="{dash}"'
+        lines.append(f'<polyline points="{points(outline)}" {style}/>')
+        legend.append(
+            f'<rect x="0" y="{y - 14}" width="36" height="18" fill="#eee"/><path d="M3 {y - 5}h30" {style}/>'
+            f'<text x="44" y="{y}">{escape(name)}</text>'
+        )
+        y += 26
+    legend.append(
+        f'<circle cx="18" cy="{y - 5}" r="7" fill="{ORANGE}"/><text x="44" y="{y}">PGD, this iterate</text>'
+        f'<circle cx="18" cy="{y + 21}" r="4" fill="#888"/><text x="44" y="{y + 26}">x itself</text>'
+        f'<rect x="0" y="{y + 38}" width="36" height="18" fill="#666"/><text x="44" y="{y + 52}">high loss</text>'
+    )
+    grey = 1 - 0.6 * (losses / losses.max()).flip(0)[None]  # rows from top to bottom; never too dark for the lines
+    end_x, end_y = points(path[-1:]).split(",")
+    track = f'<polyline points="{points(path)}" fill="none"'
+    plane = (
+        f'<image href="{_data_uri(grey, "png")}" width="300" height="300" preserveAspectRatio="none"/>{"".join(lines)}'
+        f'{track} stroke="#fff" stroke-width="5"/>{track} stroke="{ORANGE}" stroke-width="3"/>'
+        f'<circle cx="150" cy="150" r="4" fill="#000"/>'
+        f'<circle cx="{end_x}" cy="{end_y}" r="7" fill="{ORANGE}" stroke="#fff" stroke-width="2"/>'
+    )
+    return _row(_svg(300, 300, alt, plane), _svg(200, y + 62, f"Legend: {', '.join(outlines)}.", "".join(legend)))
+
+
+def html_picture(image: Tensor, alt: str, *, width: int = 144, kind: str = "webp", quality: int = 60) -> str:
+    """Return an HTML image that holds its own content.
+
+    Args:
+        image: (1 or 3, H, W), values in [0, 1]. alt: what it shows, for those who do not see it.
+        width: in CSS pixels; less where there is no room. kind, quality: as Pillow's `save` takes them.
+    """
+    height = round(width * image.shape[1] / image.shape[2])
+    pixelated = (
+        "" if max(width, height) < 2 * max(image.shape[1:]) and image.shape[0] == 3 else ";image-rendering:pixelated"
+    )
+    return (
+        f'<img src="{_data_uri(image, kind, quality)}" alt="{escape(alt)}" width="{width}" height="{height}" '
+        f'style="max-width:100%;height:auto;margin:0{pixelated}">'
+    )
+
+
 def _image_grid(images: Tensor, titles: Sequence[str] | None, rows: Sequence[str] | None = None) -> Figure:
     check_images(images, "images")
     if images.ndim != 4 or images.shape[1] not in (1, 3):
@@ -230,13 +340,35 @@ def _draw_image(axes: plt.Axes, image: Tensor) -> None:
     axes.set_axis_off()
 
 
+def _data_uri(image: Tensor, kind: str, quality: int = 60) -> str:
+    buffer = io.BytesIO()
+    options = {"quality": quality, "method": 6} if kind == "webp" else {"optimize": True}
+    to_pil_image((255 * image.detach().cpu().clamp(0, 1)).round().byte()).save(buffer, kind, **options)
+    return f"data:image/{kind};base64,{b64encode(buffer.getvalue()).decode()}"
+
+
+def _row(*parts: str) -> str:
+    return f'<div style="display:flex;flex-wrap:wrap;gap:8px 16px;line-height:1.4">{"".join(parts)}</div>'
+
+
+def _captioned(part: str, caption: str) -> str:
+    return f'<div style="min-width:0"><div>{escape(caption)}</div>{part}</div>'
+
+
+def _svg(width: int, height: int, alt: str, content: str) -> str:
+    return (
+        f'<svg role="img" aria-label="{escape(alt)}" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        f'style="max-width:100%;height:auto" font-size="14" fill="currentColor">{content}</svg>'
+    )
+
+
 def _percent(p: float) -> str:
     return f"{100 * p:.1f} %" if p < 0.9995 else "over 99.9 %"
 
 
 def _encode(figure: Figure, kind: str, dpi: int) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=dpi, **({"pil_kwargs": {"quality": 85}} if kind == "jpeg" else {}))
+    figure.savefig(buffer, format=kind, dpi=dpi, **({"pil_kwargs": {"quality": 75}} if kind == "jpeg" else {}))
     plt.close(figure)
     return buffer.getvalue()
 
