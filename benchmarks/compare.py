@@ -102,7 +102,7 @@ def imagenet(n: int, sizes: Sizes, device: str, name: str = "efficientnet_lite0"
     model = nn.Sequential(models.Normalize(mean, std), network).to(device).eval()
     with torch.no_grad():
         y = model(x).argmax(1)
-    return Setting(f"{title}, batch {n}", model, prepared, x, y, 0.5 / 255, sizes.steps)
+    return Setting(f"{title}, batch {n}", model, prepared, x, y, 0.1 / 255, sizes.steps)
 
 
 def digit_setting(network: nn.Module, sizes: Sizes, device: str) -> Setting:

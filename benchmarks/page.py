@@ -160,7 +160,7 @@ def _draw(found: dict, path: Path) -> None:
             if name in accuracy:
                 plain, scaled = (100 * accuracy[name][k] for k in (0, 1))
                 axes.plot([plain, scaled], [i, i], color="0.6", marker="", linewidth=1)
-                axes.plot([scaled], [i], color="C1", marker="s", markersize=7, markerfacecolor="none")
+                axes.plot([scaled], [i], color="C1", marker="s", markersize=10, markerfacecolor="none")
                 axes.plot([plain], [i], color="C0", marker="o", markersize=7)
         axes.plot([], [], color="C0", marker="o", linestyle="", label="logits as they are")
         axes.plot([], [], color="C1", marker="s", linestyle="", markerfacecolor="none", label="logits × 100")
