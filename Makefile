@@ -2,16 +2,21 @@
 PYTHON ?= python3
 NB     ?= $(wildcard notebooks/*.ipynb)
 PORT   ?= 8000
+DEVICE ?= cpu
 
 ENV    := .venv/.ready
 VENDOR := _build/vendor/.ready
+PEERS  := _build/libraries/.ready
 HOST   := $(PATH)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # PyTorch's threads spin while they wait for each other, which on a busy machine costs ten times the time. Spin briefly.
 export GOMP_SPINCOUNT := 3000
+# glibc gives large blocks back to the system at once and asks for them again at the next step: let it keep them.
+export MALLOC_MMAP_THRESHOLD_ := 1000000000
+export MALLOC_TRIM_THRESHOLD_ := 1000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab execute test colab lint format lock new-chapter repository clean
+.PHONY: help book serve lab execute test colab bench lint format lock new-chapter repository clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,7 +36,7 @@ execute: $(ENV) ## run every chapter again and store its outputs (NB=notebooks/.
 
 # Progress bars are for people; what is stored and compared has none.
 test execute new-chapter: export TQDM_DISABLE := 1
-test: $(ENV) ## check everything: style, helpers, every chapter's outputs, the built site in a browser
+test: $(ENV) $(PEERS) ## check everything: style, helpers, every chapter's outputs, the built site in a browser
 	ruff check . && ruff format --check .
 	pytest tests -m "not site"
 	pytest --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
@@ -40,6 +45,9 @@ test: $(ENV) ## check everything: style, helpers, every chapter's outputs, the b
 
 colab: $(ENV) ## rehearse a start in Colab, a part of test (CHAPTERS="01_notation ..." for other chapters)
 	pytest tests -m colab
+
+bench: $(PEERS) ## time our attacks beside the libraries and rewrite book/comparison.md (DEVICE=cuda for its GPU table)
+	PYTHONPATH=_build/libraries python benchmarks/compare.py --device $(DEVICE)
 
 lint: $(ENV) ## check the style of code, notebooks included
 	ruff check . && ruff format --check .
@@ -68,6 +76,12 @@ $(ENV): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --requirement requirements.txt
 	.venv/bin/pip install --quiet --no-deps --editable .
+	@touch $@
+
+# The libraries that our attacks are compared with, beside the environment rather than in it: their own pins clash.
+$(PEERS): benchmarks/requirements.txt $(ENV)
+	rm -rf _build/libraries
+	pip install --quiet --no-deps --target _build/libraries --requirement benchmarks/requirements.txt
 	@touch $@
 
 # What pages borrow from npm. node and npm come from the environment, too.
