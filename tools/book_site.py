@@ -163,6 +163,9 @@ class Bundle:
         cls.styles, cls.scripts = {}, {}
 
 
+subset.log.setLevel("ERROR")  # it reports every glyph
+
+
 def with_few_icons(css: str, folder: Path) -> str:
     """Put the few icons that a stylesheet still names into it, in place of the fonts with all of Font Awesome."""
     named = {int(code, 16) for code in re.findall(r'content:\s*"\\(f[0-9a-f]{3})"', css)}
@@ -208,8 +211,7 @@ def complete(
         description = (own and (own[1] or own[2])) or escape(describe(doctree))
         title = re.sub("<[^>]*>", "", context["title"])
         card = f"_static/cards/{pagename.split('/')[-1]}.jpg"
-        question = app.env.metadata[pagename].get("question", "")
-        draw_card(out / card, unescape(title), question, config.html_title)
+        draw_card(out / card, unescape(title), question(doctree), config.html_title)
         tags += [] if own else [f'<meta name="description" content="{description}">']
         tags += [
             f'<meta property="og:title" content="{title}">',
@@ -220,7 +222,7 @@ def complete(
             f'<meta property="og:image" content="{config.html_baseurl}{card}">',
             '<meta property="og:image:width" content="1200">',
             '<meta property="og:image:height" content="630">',
-            f'<meta property="og:image:alt" content="{title}. {escape(question)}">',
+            f'<meta property="og:image:alt" content="{title}. {escape(question(doctree))}">',
             '<meta name="twitter:card" content="summary_large_image">',
         ]
         if any(doctree.findall(lambda node: isinstance(node, (nodes.math, nodes.math_block)))):
@@ -230,8 +232,8 @@ def complete(
         if pagename != config.root_doc:
             context["body"] += citation(config, pagename, unescape(title))
         _, _, following = app.builder.relations.get(pagename, (None, None, None))  # type: ignore[attr-defined]
-        if following and (question := app.env.metadata[following].get("question")):
-            context["next_title"] = f"{context['next']['title']}<span>{escape(question)}</span>"
+        if following and (asked := question(app.env.get_doctree(following))):
+            context["next_title"] = f"{context['next']['title']}<span>{escape(asked)}</span>"
     else:  # search and index pages
         tags.append(f'<meta name="description" content="{escape(config.html_title)}: {pagename}">')
     context["metatags"] = context.get("metatags", "") + "\n".join(tags)
@@ -253,7 +255,7 @@ def complete(
 
 
 def mark(app: Sphinx, doctree: nodes.document) -> None:
-    """Mark captions, give figures and formulas an address, and note the question that a page answers.
+    """Mark captions, and give figures and formulas an address.
 
     A caption is a paragraph that opens with an emphasized "Figure ..." or "Table ...". It names what stands before it:
     Figure 3.4 is `#figure-3-4`. A formula's address is made from its TeX, so it outlives formulas put in before it.
@@ -278,9 +280,14 @@ def mark(app: Sphinx, doctree: nodes.document) -> None:
             name = f"equation-{zlib.crc32(''.join(formula.astext().split()).encode()):08x}"
             taken.append(name)
             formula["ids"].append(name if taken.count(name) == 1 else f"{name}-{taken.count(name)}")
+
+
+def question(doctree: nodes.document) -> str:
+    """Return the question that a page opens with, in bold, or an empty text."""
     first = next(iter(doctree.findall(nodes.paragraph)), None)
-    if first is not None and isinstance(first[0], nodes.strong) and first.astext().endswith("?"):
-        app.env.metadata[app.env.docname]["question"] = first.astext()
+    text = first.astext().strip() if first is not None else ""
+    bold = [part.astext() for part in first.findall(nodes.strong)] if first is not None else []
+    return text if bold == [text] and text.endswith("?") else ""
 
 
 def finish(app: Sphinx, exception: Exception | None) -> None:
