@@ -38,7 +38,9 @@ const chrome = await launch({
 });
 
 async function measure(page) {
-  const { lhr } = await lighthouse(`${site}/${page}`, { port: chrome.port, logLevel: "error", output: [], ignoreStatusCode: page === "404.html" });
+  const options = { port: chrome.port, logLevel: "error", output: [] };
+  if (["404.html", "search.html"].includes(page)) options.skipAudits = ["is-crawlable"]; // search engines should not
+  const { lhr } = await lighthouse(`${site}/${page}`, options);
   const score = (category) => Math.round(100 * lhr.categories[category].score);
   const number = (audit) => lhr.audits[audit].numericValue;
   const requests = lhr.audits["network-requests"].details.items;
