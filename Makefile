@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export GOMP_SPINCOUNT := 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab execute test lint format lock repository clean
+.PHONY: help book serve lab execute test audit lint format lock repository clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -37,6 +37,9 @@ test: $(ENV) ## check everything: style, helpers, every chapter's outputs, the b
 	pytest --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
 	$(MAKE) --no-print-directory book
 	pytest tests -m site
+
+audit: book node_modules/.audit ## measure every page with Lighthouse, as a phone on a slow network sees it; fails over budget
+	node tools/audit.mjs
 
 lint: $(ENV) ## check the style of code, notebooks included
 	ruff check . && ruff format --check .
@@ -67,6 +70,11 @@ $(ENV): requirements.txt pyproject.toml
 $(VENDOR): node_modules/.ready tools/vendor.mjs tools/widgets.mjs
 	node tools/vendor.mjs
 	@touch $@
+NPM := npm ci --ignore-scripts --no-audit --no-fund --loglevel error
 node_modules/.ready: package-lock.json $(ENV)
-	npm ci --ignore-scripts --no-audit --no-fund --loglevel error
+	$(NPM) --omit=dev
 	@touch $@
+# With Lighthouse, three times the size. npm starts from nothing, so what the book needs is there anew as well.
+node_modules/.audit: package-lock.json node_modules/.ready
+	$(NPM)
+	@touch node_modules/.ready $@

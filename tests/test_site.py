@@ -514,7 +514,8 @@ DOT = bytes.fromhex("47494638396101000100800000ffffff00000021f90400000000002c000
         ("<h1>Another</h1>", "2 headings"),
         ('<div style="width: 1900px">wide</div>', "pixels wide"),
         (
-            "<p>Word</p><script>setTimeout(() => document.querySelector('h1').style.height = '400px', 300)</script>",
+            "<p>Word</p><script>requestAnimationFrame(() => requestAnimationFrame(() =>"
+            "setTimeout(() => document.body.style.paddingTop = '400px', 100)))</script>",
             "shift",
         ),
         ("<script>for (let i = 0; i < 30; i++) fetch('page.html?' + i)</script>", "requests"),
