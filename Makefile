@@ -16,7 +16,7 @@ export MALLOC_MMAP_THRESHOLD_ := 1000000000
 export MALLOC_TRIM_THRESHOLD_ := 1000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab execute test colab bench lint format lock new-chapter repository clean
+.PHONY: help book serve lab execute test colab audit bench lint format lock new-chapter repository clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -48,6 +48,9 @@ colab: $(ENV) ## rehearse a start in Colab, a part of test (CHAPTERS="01_notatio
 
 bench: $(PEERS) ## time our attacks beside the libraries and rewrite book/comparison.md (DEVICE=cuda for its GPU table)
 	PYTHONPATH=_build/libraries python benchmarks/compare.py --device $(DEVICE)
+
+audit: book node_modules/.audit ## measure every page with Lighthouse, as a phone on a slow network sees it; fails over budget
+	node tools/audit.mjs
 
 lint: $(ENV) ## check the style of code, notebooks included
 	ruff check . && ruff format --check .
@@ -88,6 +91,11 @@ $(PEERS): benchmarks/requirements.txt $(ENV)
 $(VENDOR): node_modules/.ready tools/vendor.mjs
 	node tools/vendor.mjs
 	@touch $@
+NPM := npm ci --ignore-scripts --no-audit --no-fund --loglevel error
 node_modules/.ready: package-lock.json $(ENV)
-	npm ci --ignore-scripts --no-audit --no-fund --loglevel error
+	$(NPM) --omit=dev
 	@touch $@
+# With Lighthouse, three times the size. npm starts from nothing, so what the book needs is there anew as well.
+node_modules/.audit: package-lock.json node_modules/.ready
+	$(NPM)
+	@touch node_modules/.ready $@

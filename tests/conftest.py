@@ -19,10 +19,24 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 skipped_for_want_of_a_browser = False
 
 
-def serve(folder: Path) -> tuple[ThreadingHTTPServer, str]:
-    """Serve a folder on a free port of this machine; return the server and the site's address."""
+def serve(folder: Path, below: str = "/", missing: str | None = None) -> tuple[ThreadingHTTPServer, str]:
+    """Serve a folder on a free port of this machine, `below` a path; return the server and the host's address.
+
+    With `missing`, that file of the folder answers for files that do not exist, as on GitHub Pages.
+    """
 
     class Quiet(SimpleHTTPRequestHandler):
+        def translate_path(self, path: str) -> str:
+            return super().translate_path("/" + path.removeprefix(below))
+
+        def send_error(self, code: int, *words: str | None) -> None:
+            if code != 404 or missing is None:
+                return super().send_error(code, *words)
+            self.send_response(404)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write((folder / missing).read_bytes())
+
         def log_message(self, *_: object) -> None:
             """Say nothing: the tests' own report is what matters."""
 

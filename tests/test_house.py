@@ -81,8 +81,9 @@ def test_everything_asked_for_is_pinned() -> None:
     pinned = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     assert names <= pinned, "run `make lock`"
     package, lock = (json.loads((ROOT / name).read_text()) for name in ("package.json", "package-lock.json"))
-    assert package["devDependencies"] == lock["packages"][""]["devDependencies"], "run `make lock`"
-    assert all(re.fullmatch(r"[\d.]+", version) for version in package["devDependencies"].values())
+    for kind in ("dependencies", "devDependencies"):
+        assert package[kind] == lock["packages"][""][kind], "run `make lock`"
+        assert all(re.fullmatch(r"[\d.]+", version) for version in package[kind].values())
 
 
 def test_what_colab_has_is_pinned() -> None:

@@ -2,9 +2,11 @@
 document.addEventListener("DOMContentLoaded", () => {
   const places = [...document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]')];
   const root = document.documentElement.dataset.content_root;
-  const near = new IntersectionObserver((entries) => {
+  const near = new IntersectionObserver(async (entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     near.disconnect();
+    for (const state of document.querySelectorAll("script[data-src]")) // it has a file of its own
+      state.textContent = await (await fetch(state.dataset.src)).text();
     document.head.append(Object.assign(document.createElement("script"), { type: "module", src: `${root}_static/widgets.js` }));
   }, { rootMargin: "800px" });
   for (const place of places) near.observe(place.parentElement);
