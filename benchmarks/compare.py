@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import inspect
 import json
+import os
 import random
 import resource
 import subprocess
@@ -273,7 +274,8 @@ def peaks(sizes: Sizes, device: str) -> dict[str, float]:
     """
     quick = ["--quick"] if sizes is QUICK else []
     command = [sys.executable, __file__, "--device", device, *quick, "--peak"]
-    run = partial(subprocess.run, stdout=subprocess.PIPE, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # they find what was found here
+    run = partial(subprocess.run, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     names = tqdm(sizes.peaks, desc="memory", leave=False)
     return {name: float(run([*command, name]).stdout.splitlines()[-1]) for name in names}
 
