@@ -31,13 +31,11 @@ class AttackWarning(UserWarning):
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Return max over k != y of logits_k, minus logits_y, for each example: above 0 where it is misclassified.
 
-    It is below 0 where the label's logit is the highest, and 0 in a tie.
-
     Args:
         logits: (N, K). y: (N,), int64, 0 to K - 1.
 
     Returns:
-        (N,), in units of the logits. Carlini and Wagner 2017, f_6 without its floor.
+        (N,), in units of the logits; 0 in a tie. Carlini and Wagner 2017, f_6 without its floor.
     """
     return _others(logits, y).amax(1) - _own(logits, y)
 
@@ -45,9 +43,9 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Return the cross-entropy -log softmax(logits)_y of each example, with a gradient that does not die.
 
-    The cross-entropy is log(1 + e^s), where s is the log-sum-exp of the other logits minus logits_y, and its gradient is
+    The cross-entropy is log(1 + e^s), with s the log-sum-exp of the other logits minus logits_y, and its gradient is
     sigmoid(s) times that of s. For a confident model the factor rounds to 0 in float32: an attack that climbs stands
-    still, and the model looks robust. The direction is that of s and never dies, so the factor is kept above 1e-6.
+    still, and the model looks robust. Its direction never dies, so below s = -10 the factor stays what it is there.
 
     Args:
         logits: (N, K). y: (N,), int64, 0 to K - 1.
@@ -55,9 +53,9 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     Returns:
         (N,), in nats.
     """
+    plain = F.cross_entropy(logits, y, reduction="none")
     s = _others(logits, y).logsumexp(1) - _own(logits, y)
-    fixed = s.detach()
-    return -F.logsigmoid(-fixed) + fixed.sigmoid().clamp(min=1e-6) * (s - fixed)
+    return torch.where(s > -10, plain, plain.detach() + math.exp(-10) * (s - s.detach()))
 
 
 def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
