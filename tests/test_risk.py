@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from functools import partial
 
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from networks import PROBE_X, PROBE_Y, SEEDS, cases, probe, random_images, random_network, rng, same, snapshot
 from scipy.stats import binom
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from helpers.attacks import margin, pgd
+from helpers.attacks import fgsm, margin, pgd
 from helpers.data import digits
-from helpers.risk import adversarial_risk, estimate, linear_worst_margin, risk, wilson_interval
+from helpers.risk import adversarial_risk, estimate, linear_worst_margin, risk, wilson_interval, worst_losses
 from helpers.training import train
 
 torch.set_num_threads(1)  # tiny networks again
@@ -445,3 +447,58 @@ def test_worst_margin_refuses_a_bad_argument(changes, error, words):
     with pytest.raises(error) as caught:
         linear_worst_margin(**{"linear": nn.Linear(3, 2), "x": X, "y": Y, "eps": 0.1, **changes})
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+# ------------------------------------------------------------------------------------ batch by batch, for large data
+
+
+def test_worst_losses_of_a_stream_of_batches_are_what_adversarial_risk_averages():
+    network = random_network((6,), 3, torch.float64, rng(0))
+    x, y = torch.rand(10, 6, generator=rng(1), dtype=torch.float64), torch.randint(3, (10,), generator=rng(2))
+    loader = DataLoader(TensorDataset(x, y), batch_size=4)
+    for loss in ("zero_one", "cross_entropy"):
+        options = {"attacks": [partial(pgd, steps=3)], "loss": loss}
+        found = list(worst_losses(network, loader, 0.1, **options))
+        assert [len(part) for part in found] == [4, 4, 2]
+        whole = adversarial_risk(network, x, y, 0.1, batch_size=4, **options)
+        assert torch.equal(torch.cat(found), whole.each)
+        assert estimate(torch.cat(found)).value == whole.value
+
+
+def test_a_run_that_was_cut_off_goes_on_where_it_stopped_and_holds_one_batch_at_a_time():
+    network = random_network((6,), 3, torch.float64, rng(0))
+    asked = []
+
+    def stream():
+        for number in range(5):
+            asked.append(number)
+            yield torch.rand(3, 6, generator=rng(number), dtype=torch.float64), torch.tensor([0, 1, 2])
+
+    whole = list(worst_losses(network, stream(), 0.2, attacks=[pgd]))
+    asked.clear()
+    run = worst_losses(network, stream(), 0.2, attacks=[pgd])
+    found = [next(run), next(run)]
+    assert asked == [0, 1]  # nothing was fetched ahead
+    run.close()
+    found += worst_losses(network, itertools.islice(stream(), 2, None), 0.2, attacks=[pgd])
+    assert torch.equal(torch.cat(found), torch.cat(whole))
+
+
+def test_between_two_batches_the_model_is_the_caller_s():
+    model = probe()
+    before = snapshot(model)
+    run = worst_losses(model, [(PROBE_X, PROBE_Y)] * 2, 0.1, attacks=[partial(pgd, steps=2)])
+    next(run)
+    assert same(snapshot(model), before)
+
+
+@pytest.mark.parametrize(("random", "warns"), [(True, 1), (False, 0)])
+def test_a_model_that_changes_its_mind_is_warned_of(random, warns):
+    def model(images):
+        return images[:, :3] + (torch.rand(len(images), 3, generator=generator) if random else 0)
+
+    generator = rng(0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        adversarial_risk(model, torch.rand(4, 6, generator=rng(1)), torch.tensor([0, 1, 2, 0]), 0.1, attacks=[fgsm])
+    assert len([w for w in caught if "The model is random" in str(w.message)]) == warns
