@@ -50,7 +50,7 @@ class Sizes:
     digit_steps: int = 40
     photographs: int = 16
     batch: int = 100  # digits at a time where time is measured
-    digits: int = 1000  # test digits that are attacked
+    digits: int = 500  # test digits that are attacked
     training: int = 3500
     epochs: tuple[int, int] = (10, 12)  # standard, robust
     strong: tuple[int, int] = (100, 5)  # gradients, restarts

@@ -24,7 +24,7 @@ def test_the_loop_finds_what_helpers_finds(seed: int) -> None:
     y[:5] = (y[:5] + 1) % 3  # some are wrong to begin with
     eps, steps = 0.05, 7
     found = names["pgd"](model, x, y, eps, 2.5 * eps / steps, steps)
-    expected = attacks.pgd(model, x, y, eps, steps=steps)
+    expected = attacks.pgd(model, x, y, eps, loss="cross_entropy", steps=steps)
     assert 0 < (model(found).argmax(1) != y).sum() < len(y)
     assert torch.allclose(found, expected, atol=1e-12)
 

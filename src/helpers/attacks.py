@@ -1,12 +1,11 @@
 """Attacks: approximate answers to "which perturbation in the set hurts this classifier most?".
 
-The parts are the losses, what to do with a gradient (a step of fixed size, or a schedule that finds its own), and one
-loop, `pgd`. The perturbation sets are in `helpers.perturbations`.
+The parts are the losses, steps that find their own size, and one loop, `pgd`. The sets are in `helpers.perturbations`.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -22,7 +21,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class AttackWarning(UserWarning):
-    """Something makes the attack's result mean less than it seems to; the book's checklist explains each case."""
+    """An attack's result means less than it seems to; the book's checklist explains each case."""
 
 
 # ---------------------------------------------------------------------------------------------------------- losses
@@ -78,10 +77,9 @@ def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def difference(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Return logits_target minus logits_y for each example: the loss at y minus the loss at the target.
+    """Return logits_target minus logits_y for each example: the cross-entropy at y minus that at the target.
 
-    The log-sum-exp that both cross-entropies share cancels. Above 0 the target is ahead of the true class, though a
-    third class may be ahead of both.
+    Above 0 the target is ahead of the true class, though a third class may be ahead of both.
 
     Args:
         logits: (N, K). y, target: (N,), int64, 0 to K - 1.
@@ -116,7 +114,7 @@ class AutoSteps:
 
     def __init__(self, allowed: Linf | L2, steps: int) -> None:
         self.allowed, self.step = allowed, 0
-        self.looks, share, gap = {0}, 0.0, 0.22
+        self.looks, share, gap = set(), 0.0, 0.22
         while share < 1:
             share, gap = share + gap, max(gap - 0.03, 0.06)
             self.looks.add(math.ceil(share * steps))
@@ -124,15 +122,15 @@ class AutoSteps:
     def next(self, x: Tensor, delta: Tensor, loss: Tensor, grad: Tensor) -> Tensor:
         """Return the next perturbation of `x`, given the loss (N,) and the gradient at `delta`."""
         if self.step == 0:
-            self.size = torch.full_like(loss, 2 * self.allowed.eps)
-            self.before, self.last_loss, self.rises = delta, loss, torch.zeros_like(loss)
-            self.peak, self.peak_grad, self.peak_loss = delta, grad, loss
-            self.peak_at_look, self.halved, self.look = loss, torch.ones_like(loss, dtype=torch.bool), 0
+            self.size, self.rises, self.look = torch.full_like(loss, 2 * self.allowed.eps), torch.zeros_like(loss), 0
+            self.before = self.peak = delta
+            self.peak_grad, self.halved = grad, torch.ones_like(loss, dtype=torch.bool)
+            self.last_loss = self.peak_loss = self.peak_at_look = loss
         self.rises = self.rises + (loss > self.last_loss)
         higher = loss > self.peak_loss
         self.peak, self.peak_grad = _where(higher, delta, self.peak), _where(higher, grad, self.peak_grad)
         self.peak_loss, self.last_loss = torch.maximum(loss, self.peak_loss), loss
-        if self.step in self.looks and self.step > 0:
+        if self.step in self.looks:
             stuck = ~self.halved & (self.peak_loss == self.peak_at_look)
             self.halved = (self.rises < 0.75 * (self.step - self.look)) | stuck
             self.size = torch.where(self.halved, self.size / 2, self.size)
@@ -253,7 +251,8 @@ def pgd(
             image, label, goal, *best = (part[rows] for part in (x, y, goals, *found))
             random = random_start or restart > 0
             delta = allowed.random(image, seed[rows.cpu()] + restart) if random else torch.zeros_like(image)
-            delta = allowed.project(delta, image)
+            project = allowed.around(image)
+            delta = project(delta)
             auto = AutoSteps(allowed, steps) if size == "auto" else None
             for step in range(steps + 1):
                 with torch.set_grad_enabled(step < steps):  # the last iterate is judged, but not left
@@ -274,18 +273,21 @@ def pgd(
                 if restart == step == 0:
                     _warn_of_zeros(grad, fooled)
                 if keep == "first" and fooled.any():
-                    _store(found, rows, best)
+                    for whole, part in zip(found, best, strict=True):
+                        whole[rows] = part
                     stay = (~fooled).nonzero()[:, 0]
                     rows, image, label, goal, delta, value, grad, *best = (
                         part[stay] for part in (rows, image, label, goal, delta, value, grad, *best)
                     )
+                    project = allowed.around(image)
                     if auto:
                         auto.keep(stay)
                 if auto:
                     delta = auto.next(image, delta, value.detach(), grad)
                 else:
-                    delta = allowed.project(delta + size * allowed.steepest(grad), image)
-            _store(found, rows, best)
+                    delta = project(delta.add(allowed.steepest(grad), alpha=size))
+            for whole, part in zip(found, best, strict=True):
+                whole[rows] = part
         if keep != "last" and steps >= 10:
             _warn_of_rise(heights[:, ~found[2]], len(x))
         return x + found[0]
@@ -329,7 +331,7 @@ def _check_arguments(x, y, eps, norm, target, loss, steps, step_size, restarts, 
 
 
 def _check_output(logits: Tensor, y: Tensor, goal: Tensor, first: bool) -> None:
-    if first or not logits.isfinite().all():
+    if first or not logits.sum().isfinite():
         check_logits(logits, len(y))
     if first:
         check_classes(y, logits.shape[1])
@@ -341,7 +343,7 @@ def _objective(loss: str | Loss, logits: Tensor, y: Tensor, goal: Tensor, target
     if loss == "difference":
         return difference(logits, y, goal)
     value = (loss if callable(loss) else LOSSES[loss])(logits, goal)
-    if value.shape != y.shape or value.isnan().any():
+    if value.shape != y.shape or value.sum().isnan():
         got = "NaN" if value.shape == y.shape else f"shape {tuple(value.shape)}"
         raise ValueError(f"loss must return a number for each example, shape {tuple(y.shape)}; got {got}")
     return -value if targeted else value
@@ -352,7 +354,7 @@ def _gradient(value: Tensor, delta: Tensor) -> Tensor:
     grad = torch.autograd.grad(value.sum(), delta, allow_unused=True)[0] if value.requires_grad else None
     if grad is None:
         raise ValueError("model must be differentiable: autograd finds no path from its logits back to x")
-    if grad.isnan().any():
+    if grad.sum().isnan() and grad.isnan().any():  # a sum is quick, but may be NaN where no term is
         raise ValueError("model must have a gradient at every point of the path; the one with respect to x is NaN")
     return grad
 
@@ -361,11 +363,6 @@ def _better(now: Iterate, delta: Tensor, loss: Tensor, fooled: Tensor) -> list[T
     """Return the better of two points example by example: fooled first, then the higher loss; ties go to `now`."""
     take = (now.fooled & ~fooled) | ((now.fooled == fooled) & (now.loss >= loss))
     return [_where(take, now.delta, delta), torch.where(take, now.loss, loss), now.fooled | fooled]
-
-
-def _store(found: Sequence[Tensor], rows: Tensor, best: Sequence[Tensor]) -> None:
-    for whole, part in zip(found, best, strict=True):
-        whole[rows] = part
 
 
 def _warn_of_zeros(grad: Tensor, fooled: Tensor) -> None:

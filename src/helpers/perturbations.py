@@ -33,7 +33,12 @@ class Linf:
 
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
         """Return the point of Delta(x) nearest to `delta`; both have the shape of the images `x`."""
-        return delta.clamp(-self.eps, self.eps).clamp(-x, 1 - x)
+        return delta.clamp(*self._interval(x))
+
+    def around(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return `project` for these `x`, as a function of delta alone, which is quicker where it is used often."""
+        low, high = self._interval(x)
+        return lambda delta: delta.clamp(low, high)
 
     def steepest(self, grad: Tensor) -> Tensor:
         """Return the direction v with max |v_i| <= 1 that maximises <v, grad>: its sign (Madry et al. 2018)."""
@@ -41,8 +46,11 @@ class Linf:
 
     def random(self, x: Tensor, source: Source = None) -> Tensor:
         """Return a perturbation for each image of `x`, uniform on Delta(x); `source` as in `seeds`."""
-        low, high = (-x).clamp(min=-self.eps), (1 - x).clamp(max=self.eps)
+        low, high = self._interval(x)
         return low + (high - low) * _draw(torch.rand, x, x[0].numel(), source).view_as(x)
+
+    def _interval(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return (-x).clamp(min=-self.eps), (1 - x).clamp(max=self.eps)
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,10 @@ class L2:
             if not hit.any():
                 return scaled.clamp(low, high)
             free &= ~hit
+
+    def around(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return `project` for these `x`, as a function of delta alone."""
+        return lambda delta: self.project(delta, x)
 
     def steepest(self, grad: Tensor) -> Tensor:
         """Return the direction of length 1 that maximises <v, grad>: grad / ||grad||, and 0 where grad is 0."""
