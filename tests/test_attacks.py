@@ -989,7 +989,7 @@ def test_an_attack_that_stands_still_says_so():
 def test_an_attack_that_was_on_its_way_says_so(step_size, rises):
     messages = warned(lambda: pgd(sure, X, Y, 0.05, steps=20, step_size=step_size))
     assert len(messages) == rises
-    assert not rises or "still rises at the last step, on 2 of 2 examples" in messages[0]
+    assert not rises or "still gains at the last step, on 2 of 2 examples" in messages[0]
 
 
 def test_what_cannot_be_judged_is_not_warned_of():

@@ -2,7 +2,9 @@
 
 - `models`: images in [0, 1] in, logits out; the ImageNet classifier and the small network for digits
 - `data`: the book's photographs, a reader's own image, handwritten digits
-- `attacks`: perturbation sets, losses, FGSM and PGD
+- `perturbations`: what counts as a small change: the sets and their geometry
+- `attacks`: losses, FGSM and PGD
+- `risk`: risk and adversarial risk, with intervals
 - `training`: the training loop
 - `plots`, `widgets`: the figures, still and interactive; `explorer`: how the latter follow their controls
 - `exercises`: the `check_...` functions that the exercises call

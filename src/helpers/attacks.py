@@ -70,9 +70,8 @@ def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
     Returns:
         (N,), in units of the logits: at least the margin, more by at most T * log(K - 1).
     """
-    with torch.no_grad():
-        t = (logits.amax(1) - logits.mean(1)) / 10
-        t = t.where(t > 0, 1)
+    t = (logits.amax(1) - logits.mean(1)).detach() / 10
+    t = t.where(t > 0, 1)
     return t * (_others(logits, y) / t[:, None]).logsumexp(1) - _own(logits, y)
 
 
@@ -200,8 +199,8 @@ def pgd(
     the same size, or more restarts, never fool fewer. The first restart begins at x itself unless `random_start`; then
     a fooled x stays fooled.
 
-    While it runs, a model that is an `nn.Module` is in eval mode with frozen parameters; each module and parameter is
-    put back as it was, also after an exception. No `.grad` is touched. Works under `torch.no_grad()`.
+    Meanwhile a model that is an `nn.Module` is in eval mode with frozen parameters; each module and parameter is put
+    back as it was, also after an exception. No `.grad` is touched. Works under `torch.no_grad()`.
 
     Args:
         model: takes images like `x`, returns logits (N, K); what it says of an image must not depend on the others.
@@ -217,10 +216,9 @@ def pgd(
             "auto" for momentum and a size that is halved when progress stalls (`AutoSteps`).
         random_start: begin the first restart at a random point of Delta(x) too; the others always do.
         restarts: how often to run the loop, at least 1.
-        keep: "best"; "first" for the first iterate that fools, after which an example leaves the batch: for when only
+        keep: "best"; "first" for the first iterate that fools, with which an example leaves the batch: for when only
             the error is wanted; or "last" for the last iterate whatever it is worth (one restart only).
-        generator: for the random starts; the global generator if not given. Each example has its own stream, so the
-            same seed gives the same result however the examples are split into batches.
+        generator: for the random starts, else the global one; each example has its own stream (`perturbations.seeds`).
         trace: a list, to which an `Iterate` is appended for each point on the path.
 
     Returns:
@@ -232,17 +230,17 @@ def pgd(
             or something of the wrong shape.
 
     Warns:
-        AttackWarning: the gradient of an example is exactly zero at the start, or the loss is still rising at the end.
+        AttackWarning: an example's gradient is exactly zero at the start, or the attack still gains at the end.
     """
     _check_arguments(x, y, eps, norm, target, loss, steps, step_size, restarts, keep)
     steps, allowed = int(steps), perturbation_set(norm, eps)
     size = 2.5 * eps / steps if step_size is None else step_size
-    targeted, late = target is not None, math.ceil(0.75 * steps)
+    targeted, late = target is not None, 3 * steps // 4
     with frozen(model), torch.inference_mode(False):
         x, y = x.detach().clone(), y.clone()  # ours, and fit for autograd also when the caller is in inference mode
         goals = target.clone() if targeted else y
         found = torch.zeros_like(x), x.new_full(y.shape, -torch.inf), torch.zeros_like(y, dtype=torch.bool)
-        heights = x.new_zeros(3, len(x))  # the loss of each example at the start, late, and at the end
+        heights = x.new_zeros(3, len(x))  # each example's margin at the start, late, and at the end: how far it came
         seed = seeds(len(x), generator) if random_start or restarts > 1 else None
         for restart in range(restarts):
             rows = (~found[2]).nonzero()[:, 0]
@@ -266,7 +264,7 @@ def pgd(
                     trace.append(now)
                 best = [now.delta, now.loss, fooled] if keep == "last" else _better(now, *best)
                 if step in (0, late, steps):
-                    heights[(0, late, steps).index(step), rows] = now.loss
+                    heights[(0, late, steps).index(step), rows] = margin(now.logits, goal) * (-1 if targeted else 1)
                 if step == steps or (keep == "first" and fooled.all()):
                     break
                 delta, grad = now.delta, _gradient(value, delta)
@@ -297,8 +295,8 @@ def fgsm(model: Model, x: Tensor, y: Tensor, eps: float, *, target: Tensor | Non
     """Return x + eps * sign(gradient of the cross-entropy), cut to [0, 1]: the fast gradient sign method.
 
     Goodfellow et al. 2015, equation before section 4. With `target`, the step goes down the target's cross-entropy. It
-    is one step of l-inf `pgd`, long enough to reach the edge of the set; arguments, result and errors are the same. The
-    result may be weaker than x itself: this is the attack as published, and no best point is kept.
+    is one step of l-inf `pgd`, whose arguments and errors it shares, and reaches the edge of the set. As published it
+    keeps no best point, so its result may be weaker than x itself.
     """
     return pgd(model, x, y, eps, target=target, loss="cross_entropy", steps=1, keep="last")
 
@@ -371,15 +369,15 @@ def _warn_of_zeros(grad: Tensor, fooled: Tensor) -> None:
 
 
 def _warn_of_rise(heights: Tensor, n: int) -> None:
-    """Warn if the examples that were not fooled, `heights` (3, M), were on their way: a straight line gives 25 %."""
+    """Warn if the examples that were not fooled, `heights` (3, M), were on their way: on a straight line 25 %."""
     start, late, end = heights.mean(1)
     if end - late > 0.2 * (end - start) and end > start:
-        _warn(f"The loss still rises at the last step, on {heights.shape[1]} of {n} examples that are not fooled yet")
+        _warn(f"The attack still gains at the last step, on {heights.shape[1]} of {n} examples that are not fooled yet")
 
 
 def _warn(what: str) -> None:
-    hint = "The model may only look robust: see 'When an attack warns you' in the book's checklist."
-    warnings.warn(f"{what}. {hint}", AttackWarning, stacklevel=4)
+    what += ". The model may only look robust: see 'When an attack warns you' in the book's checklist."
+    warnings.warn(what, AttackWarning, stacklevel=4)
 
 
 @contextmanager
