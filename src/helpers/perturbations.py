@@ -50,7 +50,8 @@ class Linf:
         return low + (high - low) * _draw(torch.rand, x, x[0].numel(), source).view_as(x)
 
     def _interval(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return (-x).clamp(min=-self.eps), (1 - x).clamp(max=self.eps)
+        low, high = (-x).clamp(min=-self.eps), (1 - x).clamp(max=self.eps)
+        return low, high.maximum(-x)  # where x itself oversteps the box by rounding, the box wins
 
 
 @dataclass(frozen=True)
