@@ -191,10 +191,12 @@ def visit(browser, url: str, **context_options):
 
 
 def draw_widgets(page) -> None:
-    """Bring the widgets near the screen, which is when a page draws them, and wait until they are there."""
-    undrawn = f"document.querySelector('script[type=\"{WIDGET_VIEW}\"]')"
-    page.evaluate(f"{undrawn}?.parentElement.scrollIntoView()")
-    page.wait_for_function(f"!{undrawn}", timeout=60_000)
+    """Come near the widgets as a reader does who scrolls, wait until the page has drawn them, and go to the first."""
+    place = f"document.querySelector('script[type=\"{WIDGET_VIEW}\"]')"
+    page.evaluate(f"window.place = {place}?.parentElement")
+    page.evaluate("place && scrollTo(0, scrollY + place.getBoundingClientRect().top - innerHeight - 600)")
+    page.wait_for_function(f"!{place}", timeout=60_000)
+    page.evaluate("place?.scrollIntoView()")
     page.wait_for_load_state("networkidle")
 
 
