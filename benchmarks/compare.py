@@ -30,8 +30,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from helpers import models
-from helpers.attacks import Linf, pgd
+from helpers.attacks import pgd
 from helpers.data import PHOTOGRAPHS, digits, photograph
+from helpers.perturbations import Linf
 from helpers.risk import adversarial_risk, risk
 from helpers.training import train
 

@@ -16,9 +16,10 @@ from contenders import CONTENDERS, art_pgd, cleverhans_pgd, foolbox_pgd, torchat
 from networks import PROBE_X, PROBE_Y, probe, random_images, rng
 from torch import Tensor, nn
 
-from helpers.attacks import L2, pgd
+from helpers.attacks import pgd
 from helpers.data import Digits, digits
 from helpers.models import digit_network
+from helpers.perturbations import L2
 from helpers.training import train
 
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers import exercises
-from helpers.attacks import Linf
+from helpers.perturbations import Linf
 
 
 def softmax(logits):
