@@ -252,6 +252,7 @@ def complete(
         context["body"] = context["body"].replace(
             '<div role="list" class="citation-list">', '<div class="citation-list">'
         )
+        context["body"] = context["body"].replace(' role="doc-biblioentry"', "")  # deprecated, says Lighthouse
 
 
 def mark(app: Sphinx, doctree: nodes.document) -> None:
