@@ -1,7 +1,7 @@
 """Our attack loop beside the libraries: time, memory and strength, measured in one run. `make bench` calls this.
 
 It rewrites what stands between the marks of book/comparison.md, and the figure there; the prose around them is written
-by hand. On two CPU cores it takes about ten minutes. With `--device cuda` only the page's GPU table is measured.
+by hand. On two CPU cores it takes a quarter of an hour. With `--device cuda` only the page's GPU table is measured.
 """
 
 import argparse
