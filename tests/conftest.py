@@ -80,3 +80,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             "Install Chromium (Debian, Ubuntu: apt install chromium) or set CHROMIUM=/path/to/chrome, and try again."
         )
+
+
+@pytest.fixture
+def nothing_solved_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget, for one test, which exercises were solved before it."""
+    monkeypatch.setattr("helpers.exercises._check._solved", {})

@@ -1,0 +1,32 @@
+"""Checks for the exercises. Each tries the reader's function and prints what it did, and a hint if it is not right.
+
+A check that fails says what was expected, what came instead and, where the answer is a mistake that many make, which
+one. `progress` sums up a chapter. A new chapter can begin with checks of its own, made of `Case` and `check`. The
+mechanism is in `_check`, the checks of each chapter in a module of its own.
+"""
+
+from helpers.exercises._check import Case, check, progress
+from helpers.exercises.chapter_1 import check_cross_entropy, check_eps_in_normalized_units, check_softmax
+from helpers.exercises.chapter_2 import check_robust_error, check_wilson, check_worst_margin_l2
+from helpers.exercises.chapter_3 import check_pgd_step, check_project, check_smallest_eps
+from helpers.exercises.chapter_4 import check_difference, check_least_likely
+from helpers.exercises.chapter_5 import check_danskin, check_trades_loss
+
+__all__ = [
+    "Case",
+    "check",
+    "check_cross_entropy",
+    "check_danskin",
+    "check_difference",
+    "check_eps_in_normalized_units",
+    "check_least_likely",
+    "check_pgd_step",
+    "check_project",
+    "check_robust_error",
+    "check_smallest_eps",
+    "check_softmax",
+    "check_trades_loss",
+    "check_wilson",
+    "check_worst_margin_l2",
+    "progress",
+]

@@ -1,0 +1,89 @@
+"""The checks of chapter 5."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers.exercises._check import Case, check
+from helpers.risk import linear_worst_margin
+
+
+def check_trades_loss(loss: Callable[[Tensor, Tensor, Tensor, float], Tensor], solution: bool = False) -> None:
+    """Exercise 5.1: `loss` takes clean and attacked logits (N, K), y (N,) and beta, and returns the mean loss, ()."""
+    generator = torch.Generator().manual_seed(0)
+    clean, attacked = torch.randn(2, 4, 3, generator=generator)
+    y = torch.tensor([0, 1, 2, 0])
+    plain, on_attacked = F.cross_entropy(clean, y), F.cross_entropy(attacked, y)
+    apart = F.kl_div(attacked.log_softmax(1), clean.softmax(1), reduction="batchmean")
+    swapped = F.kl_div(clean.log_softmax(1), attacked.softmax(1), reduction="batchmean")
+    hint = "KL(p_clean || p_attacked) = sum over k of p_clean (log p_clean - log p_attacked), averaged over the batch."
+    sums = "You summed over the batch; the mean is wanted, so that the loss does not grow with the batch."
+    cases = [
+        Case(
+            (clean, attacked, y, 0.0),
+            plain,
+            "With beta = 0 it is the clean cross-entropy, averaged.",
+            [
+                (
+                    on_attacked,
+                    "With beta = 0 it is the cross-entropy on clean images; yours is on attacked ones.",
+                ),
+                (4 * plain, sums),
+            ],
+        ),
+        Case((clean, clean, y, 6.0), plain, "When the attack changes nothing, the second term is 0."),
+        Case(
+            (clean, attacked, y, 6.0),
+            plain + 6 * apart,
+            hint,
+            [
+                (plain + 6 * swapped, "Yours is KL(p_attacked || p_clean): the two are swapped. " + hint),
+                (plain - 6 * apart, "The sign: KL is never negative, and the loss should grow with it. " + hint),
+                (plain + 6 * 4 * apart, "The second term: " + sums[0].lower() + sums[1:]),
+                (
+                    plain + 6 * apart / 3,
+                    "Sum over the K classes, then average over the batch; yours averages over both "
+                    '(F.kl_div\'s reduction="mean" does so, too).',
+                ),
+                (plain + apart, "beta is missing."),
+            ],
+        ),
+    ]
+    told = "One term asks for right answers, the other for answers that stay; beta is the exchange."
+    if check("5.1", loss, cases, told, solution=solution):
+        trained = loss(clean.clone().requires_grad_(), attacked, y, 6.0)
+        if not isinstance(trained, Tensor) or not trained.requires_grad:
+            print("One more thing: to train with it, the loss has to keep its gradient: no item(), no detach().")
+
+
+def check_danskin(gradient: Callable[[Tensor, Tensor, Tensor, float], Tensor], solution: bool = False) -> None:
+    """Exercise 5.2: `gradient` takes w (d,), x (d,), s () and eps, returns the worst loss's gradient in w, (d,)."""
+    generator = torch.Generator().manual_seed(0)
+    w, x = torch.randn(5, generator=generator), torch.rand(5, generator=generator)
+    hint = "Danskin: put the worst delta, -s eps sign(w), in first; then differentiate in w with delta held fixed."
+    cases = []
+    for s, eps in ((1.0, 0.0), (1.0, 0.1), (-1.0, 0.3)):
+        linear = nn.Linear(5, 2, bias=False)
+        linear.weight.data = torch.stack([torch.zeros(5), w])
+        y = torch.tensor([int(s > 0)])
+        # The worst margin of the wrong class over the right one, without the box; its sigmoid is the loss's slope.
+        slope = torch.sigmoid(linear_worst_margin(linear, x[None], y, eps, box=False).detach())
+        x_adv = x - s * eps * w.sign()
+        expected = -s * slope * x_adv
+        mistakes = [
+            (-s * x_adv, "The outer derivative is missing: that of log(1 + exp(u)), the sigmoid of u."),
+            (-slope * x_adv, "A factor s is missing: the derivative of u = -s w . (x + delta) in w."),
+            (-expected, "The sign: the derivative of u = -s w . (x + delta) in w has a factor -s."),
+        ]
+        if eps:
+            mistakes += [
+                (
+                    -s * slope * x,
+                    "The derivative of u = -s w . (x + delta) in w is -s (x + delta), not -s x.",
+                ),
+                (-s * torch.sigmoid(-s * (w @ x)) * x, "This is the gradient at x itself, with no adversary. " + hint),
+            ]
+        cases.append(Case((w, x, torch.tensor(s), eps), expected, hint, mistakes))
+    check("5.2", gradient, cases, "You never had to differentiate the maximiser.", solution=solution)

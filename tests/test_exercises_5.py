@@ -1,0 +1,87 @@
+"""Exercises of chapter 5: right answers pass, each likely mistake is told apart and gets a hint, nothing raises."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers import exercises
+
+pytestmark = pytest.mark.usefixtures("nothing_solved_yet")
+
+
+def trades(clean, attacked, y, beta):
+    p, q = clean.log_softmax(1), attacked.log_softmax(1)
+    return F.cross_entropy(clean, y) + beta * (p.exp() * (p - q)).sum(1).mean()
+
+
+def swapped_trades(clean, attacked, y, beta):
+    return F.cross_entropy(clean, y) - trades(attacked, clean, y, 0) + trades(attacked, clean, y, beta)
+
+
+def trades_over_classes(clean, attacked, y, beta):
+    return F.cross_entropy(clean, y) + (trades(clean, attacked, y, beta) - F.cross_entropy(clean, y)) / 3
+
+
+def danskin(w, x, s, eps):
+    x_adv = x - s * eps * w.sign()
+    return -s * torch.sigmoid(-s * (w @ x_adv)) * x_adv
+
+
+def danskin_by_autograd(w, x, s, eps):
+    delta = -s * eps * w.sign()
+    w = w.clone().requires_grad_()
+    return torch.autograd.grad(F.softplus(-s * (w @ (x + delta))), w)[0]
+
+
+RIGHT = [
+    ("check_trades_loss", trades),
+    ("check_trades_loss", lambda *arguments: trades(*arguments).item()),
+    ("check_danskin", danskin),
+    ("check_danskin", danskin_by_autograd),
+]
+
+WRONG = [
+    ("check_trades_loss", lambda clean, attacked, y, beta: trades(attacked, clean, y, beta), "yours is on attacked"),
+    ("check_trades_loss", lambda clean, attacked, y, beta: F.cross_entropy(clean, y, reduction="sum"), "summed"),
+    ("check_trades_loss", lambda clean, attacked, y, beta: F.cross_entropy(clean, y, reduction="none"), "shape ()"),
+    ("check_trades_loss", lambda clean, attacked, y, beta: 2 * trades(clean, attacked, y, beta), "averaged"),
+    (
+        "check_trades_loss",
+        lambda clean, attacked, y, beta: F.cross_entropy(clean, y) + beta * F.cross_entropy(attacked, y),
+        "the second term is 0",
+    ),
+    ("check_trades_loss", lambda c, a, y, beta: trades(c, a, y, bool(beta)), "beta is missing"),
+    ("check_trades_loss", lambda c, a, y, beta: trades(c, a, y, -beta), "The sign"),
+    ("check_trades_loss", lambda c, a, y, beta: trades(c, a, y, 4 * beta), "The second term: you summed"),
+    ("check_trades_loss", lambda c, a, y, beta: trades(c, a, y, beta / 2), "averaged over the batch"),
+    ("check_trades_loss", swapped_trades, "KL(p_attacked || p_clean)"),
+    ("check_trades_loss", trades_over_classes, "averages over both"),
+    ("check_danskin", lambda w, x, s, eps: danskin(w, x, s, 0.0), "with no adversary"),
+    ("check_danskin", lambda w, x, s, eps: danskin(w, x, s, -eps), "put the worst delta"),
+    ("check_danskin", lambda w, x, s, eps: -danskin(w, x, s, eps), "The sign"),
+    ("check_danskin", lambda w, x, s, eps: s * danskin(w, x, s, eps), "A factor s is missing"),
+    ("check_danskin", lambda w, x, s, eps: -s * (x - s * eps * w.sign()), "The outer derivative is missing"),
+    ("check_danskin", lambda w, x, s, eps: danskin(w, x, s, eps) / (x - s * eps * w.sign()) * x, "not -s x"),
+    ("check_danskin", lambda w, x, s, eps: danskin(w, x + s * eps * w.sign(), s, eps), "with no adversary"),
+    ("check_danskin", lambda w, x, s, eps: danskin(w, x, s, eps).norm(), "shape (5,)"),
+]
+
+
+@pytest.mark.parametrize(("check", "answer"), RIGHT)
+def test_right_answers_pass(check, answer, capsys):
+    getattr(exercises, check)(answer)
+    assert ", solved." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("check", "answer", "hint"), WRONG)
+def test_mistakes_get_the_hint_that_fits(check, answer, hint, capsys):
+    getattr(exercises, check)(answer)
+    said = capsys.readouterr().out
+    assert "not yet" in said and hint in said
+
+
+def test_a_loss_that_cannot_be_trained_with_gets_a_remark(capsys):
+    exercises.check_trades_loss(lambda *arguments: trades(*arguments).item())
+    assert "keep its gradient" in capsys.readouterr().out
+    exercises.check_trades_loss(trades)
+    assert "keep its gradient" not in capsys.readouterr().out
