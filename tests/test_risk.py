@@ -15,7 +15,7 @@ from scipy.stats import binom
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from helpers.attacks import fgsm, margin, pgd
+from helpers.attacks import AttackWarning, fgsm, margin, pgd
 from helpers.data import digits
 from helpers.risk import adversarial_risk, estimate, linear_worst_margin, risk, wilson_interval, worst_losses
 from helpers.training import train
@@ -94,6 +94,51 @@ def test_estimate_of_losses_is_their_mean_with_1_96_standard_errors():
     assert (found.value, found.low, found.high) == pytest.approx((2, 2 - half, 2 + half))
     assert not found.each.requires_grad
     assert str(found) == f"2.000 (95 % interval {2 - half:.3f} to {2 + half:.3f}, normal, N = 4)"
+
+
+def test_what_an_attack_found_has_a_one_sided_lower_end_and_nothing_above():
+    found = estimate(torch.arange(200) < 54, side="at least")
+    assert (found.low, found.high) == (wilson_interval(54, 200, confidence=0.9)[0], 1)
+    assert str(found) == "at least 27.0 % (95 %: 22.2 % or more, Wilson, N = 200)"
+    each = torch.tensor([0.0, 1.0, 2.0, 5.0])
+    found = estimate(each, side="at least", warnings=["look out", "look out"])
+    assert (found.low, found.high) == (pytest.approx(2 - 1.645 * each.std().item() / 2), math.inf)
+    assert found.warnings == ("look out",)
+    assert str(found) == f"at least 2.000 (95 %: {found.low:.3f} or more, normal, N = 4; the attack warned)"
+
+
+@pytest.mark.parametrize("p", [0.02, 0.1, 0.3])
+def test_the_one_sided_end_is_below_the_truth_about_95_times_in_100(p):
+    n = 200
+    below = [wrong for wrong in range(n + 1) if estimate(torch.arange(n) < wrong, side="at least").low <= p]
+    assert 0.92 < binom.pmf(below, n, p).sum() < 0.98
+
+
+def test_risk_is_two_sided_and_adversarial_risk_says_at_least():
+    args = threshold, PIXELS, ZEROS
+    assert risk(*args).side == adversarial_risk(*args, 0.2, attacks=[]).side == "two-sided"
+    found = adversarial_risk(*args, 0.2, attacks=[brighter])
+    assert (found.side, found.value, found.high) == ("at least", 0.75, 1)
+    assert adversarial_risk(*args, 0.2, attacks=[brighter], loss="cross_entropy").high == math.inf
+
+
+def test_the_estimate_keeps_what_the_attack_warned_of_and_the_caller_hears_it_too():
+    def flat(x: Tensor) -> Tensor:
+        return torch.stack([2 + 0 * x[:, 0], 0 * x[:, 0]], dim=1)
+
+    with pytest.warns(AttackWarning, match="exactly zero") as heard:
+        found = adversarial_risk(flat, PIXELS, ZEROS, 0.1, attacks=[pgd], batch_size=2)
+    assert [str(warning.message) for warning in heard] == 2 * list(found.warnings)  # of two batches, kept once
+    assert str(found).endswith("N = 4; the attack warned)")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(AttackWarning, match="exactly zero"):
+            adversarial_risk(flat, PIXELS, ZEROS, 0.1, attacks=[pgd])
+
+
+def test_an_estimate_has_one_of_two_sides():
+    with pytest.raises(ValueError, match="side must be 'two-sided' or 'at least'; got 'at most'"):
+        estimate(torch.tensor([True]), side="at most")
 
 
 def test_one_example_says_little():
@@ -307,6 +352,8 @@ BAD_ARGUMENTS = {
     "no example": ({"x": X[:0], "y": Y[:0]}, ValueError, ["x must", "N >= 1", "(0, 3)"]),
     "image above 1": ({"x": X * 255}, ValueError, ["x must", "[0, 1]"]),
     "image of 8 bits": ({"x": (X * 255).byte()}, TypeError, ["x must", "torch.uint8"]),
+    "batches": (
+        {"x": DataLoader(TensorDataset(X, Y))}, TypeError, ["x must", "DataLoader", "worst_losses", "evaluate"]),
     "label too large": ({"y": Y + 1}, ValueError, ["y must", "0 to 1", "1 to 2"]),
     "label negative": ({"y": Y - 1}, ValueError, ["y must", "0 to 1", "-1 to 0"]),
     "label too large, in a later batch": (

@@ -26,70 +26,89 @@ from helpers.attacks import AttackWarning, Model, frozen
 
 Attack = Callable[[Model, Tensor, Tensor, float], Tensor]
 LossName = Literal["zero_one", "cross_entropy"]
+Side = Literal["two-sided", "at least"]  # of an average: an interval, or only how much it is at least
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """An average over examples that stands for an expectation, with its 95 % interval.
+    """An average over examples that stands for an expectation, with what the examples say about it at 95 %.
 
-    `str(estimate)` is one line with all of it.
+    How good a classifier is on average is known from both sides: an interval. What an attack found is known from one
+    side only, since a better attack may find more: "at least", with a lower end that accounts for the choice of the
+    examples, and nothing above. `str(estimate)` is one line with all of it.
     """
 
     value: float  # the average
-    low: float  # the interval's ends
-    high: float
+    low: float  # the interval's lower end; with side "at least" the one-sided one, exceeded 95 times in 100
+    high: float  # its upper end; with side "at least" the largest value there is: 1 for errors, infinity for losses
     interval: str  # how it was computed: "Wilson" or "normal"
     each: Tensor  # (N,), the loss of each example, on the CPU
+    side: Side = "two-sided"
+    warnings: tuple[str, ...] = ()  # what the attack warned of, each once
 
     def __str__(self) -> str:
         scale, unit, digits = (100, " %", 1) if self.interval == "Wilson" else (1, "", 3)
         value, low, high = (f"{scale * number:.{digits}f}" for number in (self.value, self.low, self.high))
-        return f"{value}{unit} (95 % interval {low} to {high}{unit}, {self.interval}, N = {len(self.each)})"
+        how = f"{self.interval}, N = {len(self.each)}" + ("; the attack warned" if self.warnings else "")
+        if self.side == "at least":
+            return f"at least {value}{unit} (95 %: {low}{unit} or more, {how})"
+        return f"{value}{unit} (95 % interval {low} to {high}{unit}, {how})"
 
 
-def wilson_interval(wrong: int, n: int) -> tuple[float, float]:
-    """Return the 95 % interval for a probability of which `wrong` cases were seen in `n` trials (Wilson 1927).
+def wilson_interval(wrong: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval for a probability of which `wrong` cases were seen in `n` trials (Wilson 1927).
 
     Args:
         wrong: 0 to n. n: at least 1.
+        confidence: in (0, 1). Each end alone holds with (1 + confidence) / 2: with 0.9 the lower end is the one-sided
+            95 % one.
 
     Returns:
         Its two ends, in [0, 1].
 
     Raises:
-        TypeError, ValueError: these are not such whole numbers.
+        TypeError, ValueError: these are not such numbers.
     """
     from scipy.stats import binomtest
 
     check_count(n, "n")
     check_count(wrong, "wrong", low=0, high=n)
-    interval = binomtest(int(wrong), int(n)).proportion_ci(method="wilson")
+    check_number(confidence, "confidence", low=0, high=1, open_low=True)
+    interval = binomtest(int(wrong), int(n)).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def estimate(each: Tensor) -> Estimate:
-    """Return the average of `each` with a 95 % interval for its expectation.
+def estimate(each: Tensor, *, side: Side = "two-sided", warnings: Sequence[str] = ()) -> Estimate:
+    """Return the average of `each` with what it says, at 95 %, about its expectation.
 
     Of true and false (an error for each example) the interval is Wilson's. Of losses it is the normal one, the average
-    plus and minus 1.96 standard errors, which wants some hundreds of examples.
+    plus and minus 1.96 standard errors (one-sided: minus 1.645), which wants some hundreds of examples.
 
     Args:
         each: (N,), bool for errors or floating point for losses; the examples are drawn independently.
+        side: "two-sided", or "at least" for what an attack found, as `worst_losses` yields it.
+        warnings: of the attack, to be kept with the number.
 
     Raises:
         TypeError: it is not a tensor.
-        ValueError: it has another shape, no example, or a value that is not finite.
+        ValueError: it has another shape, no example, or a value that is not finite; or `side` is neither of the two.
     """
     if not isinstance(each, Tensor):
         raise TypeError(f"each must be a tensor; got {type(each).__name__}")
     if each.ndim != 1 or len(each) == 0 or not each.isfinite().all():
         raise ValueError(f"each must hold N >= 1 finite numbers, shape (N,); got shape {tuple(each.shape)}")
+    if side not in ("two-sided", "at least"):
+        raise ValueError(f"side must be 'two-sided' or 'at least'; got {side!r}")
     each = each.detach().cpu()
-    value = each.double().mean().item()
+    value, one_sided = each.double().mean().item(), side == "at least"
     if each.dtype == torch.bool:
-        return Estimate(value, *wilson_interval(int(each.sum()), len(each)), "Wilson", each)
-    half = 1.96 * each.double().std().item() / math.sqrt(len(each)) if len(each) > 1 else math.inf
-    return Estimate(value, value - half, value + half, "normal", each)
+        interval, most = "Wilson", 1.0
+        low, high = wilson_interval(int(each.sum()), len(each), confidence=0.9 if one_sided else 0.95)
+    else:
+        interval, most = "normal", math.inf
+        error = each.double().std().item() / math.sqrt(len(each)) if len(each) > 1 else math.inf
+        low, high = value - (1.645 if one_sided else 1.96) * error, value + 1.96 * error
+    return Estimate(value, low, most if one_sided else high, interval, each, side, tuple(dict.fromkeys(warnings)))
 
 
 def risk(model: Model, x: Tensor, y: Tensor, *, loss: LossName = "zero_one", batch_size: int = 500) -> Estimate:
@@ -110,7 +129,8 @@ def adversarial_risk(
     """Return the average over examples of the largest loss that was found: on x itself or under any of the attacks.
 
     It is a lower bound of the empirical adversarial risk, the average of max over Delta(x) of the loss (Madry et al.
-    2018, equation 2.1): the attacks find some perturbations, not the worst.
+    2018, equation 2.1): the attacks find some perturbations, not the worst. So the result says "at least", and keeps
+    what the attacks warned of; with no attack it is the empirical risk, known from both sides.
 
     With the 0-1 loss this is the robust error: an example counts as wrong if the model is wrong on x or on any attacked
     x. An example that is wrong already is not attacked again, so the later attacks have less to do. With the
@@ -123,7 +143,7 @@ def adversarial_risk(
         x: (N, ...), values in [0, 1]. y: (N,), int64. Batches are moved to the model's device, if it has parameters.
         eps: the budget, handed to each attack.
         attacks: functions of (model, x, y, eps) that return adversarial images, such as `pgd`, `fgsm`, or
-            `partial(pgd, loss="margin", restarts=5)`. With none the result is the empirical risk.
+            `partial(pgd, loss="margin", restarts=5)`.
         loss: "zero_one" (1 if misclassified, else 0) or "cross_entropy".
         batch_size: examples at a time, at least 1.
 
@@ -131,11 +151,22 @@ def adversarial_risk(
         TypeError, ValueError: an argument is not allowed, the model does not return logits, or an attack does not
             return images.
     """
+    if not isinstance(x, Tensor) and isinstance(x, Iterable):
+        raise TypeError(
+            f"x must be one tensor of images; got {type(x).__name__}. Of a DataLoader, or any other batches, "
+            "`worst_losses` takes one after the other, and `helpers.report.evaluate` runs the whole protocol on them."
+        )
     check_images(x)
     check_labels(y, x)
     check_count(batch_size, "batch_size")
     batches = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
-    return estimate(torch.cat(list(worst_losses(model, batches, eps, attacks=attacks, loss=loss))))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", AttackWarning)
+        each = torch.cat(list(worst_losses(model, batches, eps, attacks=attacks, loss=loss)))
+    for warning in caught:  # the caller hears of it too
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    said = [str(warning.message) for warning in caught if issubclass(warning.category, AttackWarning)]
+    return estimate(each, side="at least" if attacks else "two-sided", warnings=said)
 
 
 def worst_losses(
@@ -149,7 +180,8 @@ def worst_losses(
     """Yield, batch by batch, the largest loss that was found for each example: what `adversarial_risk` averages.
 
     For data that does not fit in memory: one batch is held at a time. Keep what comes; if the run is cut off, go on
-    with the batches that are missing (`itertools.islice`), and in the end average with `estimate(torch.cat(found))`.
+    with the batches that are missing (`itertools.islice`), and in the end average with
+    `estimate(torch.cat(found), side="at least")`.
     What else it takes and raises is as in `adversarial_risk`, raised when the first batch is asked for.
 
     Args:
