@@ -1,6 +1,7 @@
 """Exercises of chapter 3: right answers pass, each likely mistake is told apart and gets a hint, nothing raises."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -42,10 +43,22 @@ def step_with_history(model, x, y, delta, eps, step_size):
     return (delta + step_size * grad.sign()).clamp(-eps, eps).clamp(-x, 1 - x)
 
 
-def step_with_history_of_the_callers_delta(model, x, y, delta, eps, step_size):
+def step_on_the_callers_delta(model, x, y, delta, eps, step_size):
     delta.requires_grad_()
     (grad,) = torch.autograd.grad(F.cross_entropy(model(x + delta), y), delta)
-    return (delta + step_size * grad.sign()).clamp(-eps, eps).clamp(-x, 1 - x)
+    return Linf(eps).project(delta.detach() + step_size * grad.sign(), x)
+
+
+def step_at_x(model, x, y, delta, eps, step_size):
+    leaf = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(F.cross_entropy(model(leaf), y), leaf)
+    return Linf(eps).project(delta + step_size * grad.sign(), x)
+
+
+def step_at_x_of_a_leaf(model, x, y, delta, eps, step_size):
+    start = torch.zeros_like(delta).requires_grad_()
+    (grad,) = torch.autograd.grad(F.cross_entropy(model(x + start), y), start)
+    return Linf(eps).project(delta + step_size * grad.sign(), x)
 
 
 def step_from_nowhere(model, x, y, delta, eps, step_size):
@@ -66,7 +79,6 @@ def in_place(delta, x, eps):
 RIGHT = [
     ("check_project", lambda delta, x, eps: delta.clamp(-eps, eps).clamp(-x, 1 - x)),
     ("check_pgd_step", step),
-    ("check_pgd_step", step_with_backward),
 ]
 
 WRONG = [
@@ -86,7 +98,10 @@ WRONG = [
     ("check_pgd_step", step_uphill_of(lambda grad: 4 * grad), "the gradient itself, without its sign"),
     ("check_pgd_step", step_uphill_of(lambda grad: grad / grad.norm()), "step_size * sign(gradient"),
     ("check_pgd_step", step_with_history, "remembers how it was computed"),
-    ("check_pgd_step", step_with_history_of_the_callers_delta, "remembers how it was computed"),
+    ("check_pgd_step", step_on_the_callers_delta, "requires_grad_() on its argument `delta`"),
+    ("check_pgd_step", step_with_backward, "filled the .grad of the parameters of `model`"),
+    ("check_pgd_step", step_at_x, "the gradient at x. You stand at x + delta"),
+    ("check_pgd_step", step_at_x_of_a_leaf, "the gradient at x. You stand at x + delta"),
     ("check_pgd_step", step_from_nowhere, "add it"),
     ("check_pgd_step", free_step, "x + delta leaves [0, 1]: project"),
     ("check_pgd_step", lambda m, x, y, d, eps, size: free_step(m, x, y, d, 0, size).clamp(-eps, eps), "leaves [0, 1]"),
@@ -98,7 +113,6 @@ def test_right_answers_pass(check, answer, capsys):
     getattr(exercises, check)(answer)
     said = capsys.readouterr().out
     assert ", solved." in said
-    assert ("backward()" in said) == (answer is step_with_backward)
 
 
 @pytest.mark.parametrize(("check", "answer", "hint"), WRONG)
@@ -106,6 +120,12 @@ def test_mistakes_get_the_hint_that_fits(check, answer, hint, capsys):
     getattr(exercises, check)(answer)
     said = capsys.readouterr().out
     assert "not yet" in said and hint in said
+
+
+def test_a_wrong_projection_is_shown_where_it_is_wrong(capsys):
+    exercises.check_pgd_step(lambda m, x, y, d, eps, size: free_step(m, x, y, d, 0, size).clamp(-eps, eps))
+    said = re.search(r"should be (\S+) and is (\S+)\.", capsys.readouterr().out)
+    assert said and said[1] != said[2]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _solved: dict[str, bool] = {}  # the exercises whose checks were called with the reader's own code, since the start
 
@@ -82,6 +82,7 @@ def _trouble(answer: Callable[..., Any], case: Case) -> str:
     if not callable(answer):
         return "give the check your function itself, without calling it: its name and no parentheses after it."
     kept = [a.detach().clone() if isinstance(a, Tensor) else a for a in case.arguments]
+    flags = [isinstance(a, Tensor) and a.requires_grad for a in case.arguments]
     try:
         got = answer(*case.arguments)
     except Exception as error:  # whatever the reader's code raises is shown to the reader
@@ -91,6 +92,17 @@ def _trouble(answer: Callable[..., Any], case: Case) -> str:
             return (
                 f"your function changed its argument `{_parameter(answer, i)}` in place, as `+=` and the methods whose "
                 "names end in _ do; return a new tensor instead."
+            )
+    for i, (argument, flag) in enumerate(zip(case.arguments, flags, strict=True)):
+        if isinstance(argument, Tensor) and argument.requires_grad and not flag:
+            return (
+                f"your function called requires_grad_() on its argument `{_parameter(answer, i)}`, which belongs to "
+                "the caller. Work on a copy: tensor.detach().clone().requires_grad_()."
+            )
+        if isinstance(argument, nn.Module) and any(parameter.grad is not None for parameter in argument.parameters()):
+            return (
+                f"your function filled the .grad of the parameters of `{_parameter(answer, i)}`, as backward() does: "
+                "whoever trains next has them in the next step. torch.autograd.grad(loss, tensor) touches nothing else."
             )
     if got is None or got is ...:
         return "your function returns nothing so far. End it with `return` and the result."
@@ -117,7 +129,7 @@ def _trouble(answer: Callable[..., Any], case: Case) -> str:
     hint = next((hint for wrong, hint in case.mistakes if _close(got, wrong, case.tolerance)), case.hint)
     if got.is_floating_point() < case.expected.is_floating_point():
         hint = f"Yours has dtype {got.dtype}, which keeps no fractions. {hint}"
-    return f"expected {_short(case.expected)}, got {_short(got)}. {hint}"
+    return f"{_difference(got, case.expected, case.tolerance)}. {hint}"
 
 
 def _about_shape(got: Tensor, expected: Tensor) -> str:
@@ -149,6 +161,15 @@ def _close(got: Tensor, expected: Tensor, tolerance: float) -> bool:
     return torch.allclose(got.to(expected.dtype), expected, atol=tolerance)
 
 
+def _difference(got: Tensor, expected: Tensor, tolerance: float) -> str:
+    """Return both results in words, or of long ones the first place where they differ."""
+    if expected.numel() <= 6:
+        return f"expected {_short(expected)}, got {_short(got)}"
+    differs = ~torch.isclose(got.to(expected.dtype), expected, atol=tolerance)
+    place = tuple(differs.nonzero()[0].tolist())
+    count = f"{int(differs.sum())} of {expected.numel()} values differ"
+    return f"{count}; the first, at {list(place)}, should be {expected[place]:.4g} and is {got[place]:.4g}"
+
+
 def _short(values: Tensor) -> str:
-    shown = [f"{v:.4g}" for v in values.detach().flatten()[:6].tolist()]
-    return "[" + ", ".join(shown) + (", ...]" if values.numel() > 6 else "]")
+    return "[" + ", ".join(f"{v:.4g}" for v in values.detach().flatten().tolist()) + "]"

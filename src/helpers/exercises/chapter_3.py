@@ -60,37 +60,47 @@ def check_pgd_step(
     """Exercise 3.2: `pgd_step` takes model, x, y, delta, eps, step_size and returns the next delta."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 3))
+        first = nn.Linear(12, 5)
+        model = nn.Sequential(nn.Flatten(), first, nn.Tanh(), nn.Linear(5, 3))
         x, y = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])
+    with torch.no_grad():
+        first.weight *= 12  # so curved that the gradient at x is not the one at x + delta
     eps, step_size = 0.1, 0.04
     trace: list = []
     pgd(model, x, y, eps, loss="cross_entropy", steps=4, step_size=step_size, trace=trace)
     hints = (
         "The first step is step_size * sign(gradient of the cross-entropy with respect to delta), uphill.",
-        "From this delta the step leaves the set: project onto |delta| <= eps and 0 <= x + delta <= 1.",
+        "The first step was right, this one is not: a sign step from the delta that you are given, uphill on the loss "
+        "at x + delta, then the projection onto |delta| <= eps and 0 <= x + delta <= 1.",
     )
+
+    def direction(delta: Tensor) -> Tensor:
+        delta = delta.clone().requires_grad_()
+        return torch.autograd.grad(F.cross_entropy(model(x + delta), y, reduction="sum"), delta)[0]
+
     cases = []
     for before, after, hint in zip((trace[0], trace[3]), (trace[1], trace[4]), hints, strict=True):
-        delta = before.delta.clone().requires_grad_()
-        (grad,) = torch.autograd.grad(F.cross_entropy(model(x + delta), y, reduction="sum"), delta)
+        grad, at_x = direction(before.delta), direction(torch.zeros_like(x))
         project, step = Linf(eps).project, step_size * grad.sign()
-        size = "That is the gradient itself, without its sign; it is so small that you would hardly move."
+        size = "That is the gradient itself, without its sign: its length says nothing about pixels."
         mistakes = [
             (project(before.delta - step, x), "The other way: an attack goes uphill on the loss."),
             (project(before.delta + step_size * grad, x), size),
             (project(before.delta + step_size * grad / len(x), x), size),
+            (
+                project(before.delta + step_size * at_x.sign(), x),
+                "That is the gradient at x. You stand at x + delta: the model has to see x + delta.",
+            ),
             (x + after.delta, "That is the image x + delta; return delta."),
             ((before.delta + step).clamp(-eps, eps), "|delta| <= eps holds, but x + delta leaves [0, 1]: project."),
             ((before.delta + step).clamp(-x, 1 - x), "x + delta lies in [0, 1], but |delta| exceeds eps: project."),
+            (before.delta + step, "This step leaves the set: project onto |delta| <= eps and 0 <= x + delta <= 1."),
             (project(step, x), "The step starts at the delta that you are given: add it."),
         ]
         # Where the two agree, as they do inside the set, it is no mistake.
         mistakes = [(wrong, told) for wrong, told in mistakes if not _close(wrong, after.delta, 1e-5)]
         cases.append(Case((model, x, y, before.delta, eps, step_size), after.delta, hint, mistakes))
-    if check("3.2", pgd_step, cases, "Put it in a loop and you have PGD.", solution=solution) and any(
-        parameter.grad is not None for parameter in model.parameters()
-    ):
-        print("One more thing: backward() has filled the .grad of the parameters. torch.autograd.grad does not.")
+    check("3.2", pgd_step, cases, "Put it in a loop and you have PGD.", solution=solution)
 
 
 def check_smallest_eps(eps: float | None, model: nn.Module, x: Tensor, y: Tensor, solution: bool = False) -> None:
