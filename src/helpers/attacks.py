@@ -294,7 +294,7 @@ def pgd(
 def fgsm(model: Model, x: Tensor, y: Tensor, eps: float, *, target: Tensor | None = None) -> Tensor:
     """Return x + eps * sign(gradient of the cross-entropy), cut to [0, 1]: the fast gradient sign method.
 
-    Goodfellow et al. 2015, equation before section 4. With `target`, the step goes down the target's cross-entropy. It
+    Goodfellow et al. 2015, section 4. With `target`, the step goes down the target's cross-entropy. It
     is one step of l-inf `pgd`, whose arguments and errors it shares, and reaches the edge of the set. As published it
     keeps no best point, so its result may be weaker than x itself.
     """
@@ -351,7 +351,10 @@ def _gradient(value: Tensor, delta: Tensor) -> Tensor:
     """Return the gradient of the sum of `value`, that is, each example's own gradient, like `delta`."""
     grad = torch.autograd.grad(value.sum(), delta, allow_unused=True)[0] if value.requires_grad else None
     if grad is None:
-        raise ValueError("model must be differentiable: autograd finds no path from its logits back to x")
+        raise ValueError(
+            "model must be differentiable: autograd finds no path from its logits back to x. A step without a gradient "
+            "(rounding, JPEG, NumPy) can be given that of the identity, straight-through: x + (step(x) - x).detach()"
+        )
     if grad.sum().isnan() and grad.isnan().any():  # a sum is quick, but may be NaN where no term is
         raise ValueError("model must have a gradient at every point of the path; the one with respect to x is NaN")
     return grad

@@ -1,0 +1,86 @@
+"""What a report looks like: as lines of text, and as Markdown."""
+
+from typing import TYPE_CHECKING
+
+from helpers.protocol import CLEAN, NOT_NEEDED
+
+if TYPE_CHECKING:
+    from helpers.report import Report
+
+LIMITS = (
+    "An attack shows that an image can be misread, never that it cannot: the true error may be higher.",
+    "No attack here was made for this model. If it rounds, draws random numbers or detects, attack that part too.",
+    "The numbers hold for this perturbation set and for images drawn like these, and for nothing else.",
+)
+
+
+def text(report: "Report") -> str:
+    """Return the report as lines of text."""
+    lines, width = [*_heading(report), ""], max(map(len, report.rungs))
+    for name in [CLEAN, *report.rungs]:
+        seconds = f"  {report.seconds(name):.1f} s" if name != CLEAN else ""
+        lines.append(f"{name:{width}}  {report.error(name)}{seconds}")
+    lines += ["", _robust_accuracy(report), ""]
+    lines += [f"{'  ok' if well else 'LOOK'}  {said}" for well, said in report.signs()]
+    lines += [f"WARNED  {said}" for said in report.warned()]
+    return "\n".join([*lines, "", *_how(report), "", "What this does not prove:", *LIMITS])
+
+
+def markdown(report: "Report") -> str:
+    """Return the report as Markdown, with tables."""
+    rows = []
+    for name in [CLEAN, *report.rungs]:
+        e, two = report.error(name), name == CLEAN
+        ends = f"{100 * e.low:.1f} to {100 * e.high:.1f}" if two else f"{100 * e.low:.1f} or more"
+        tried = sum(letter != NOT_NEEDED for part in report.parts.values() for letter in part["found"][name])
+        least = "" if two else "at least "
+        rows.append(f"| {name} | {least}{100 * e.value:.1f} | {ends} | {tried:,} | {report.seconds(name):.1f} |")
+    lines = ["# Robustness report", "", *(f"- {line}" for line in _heading(report)), ""]
+    lines += ["| what was tried | error (%) | 95 % (Wilson) | images tried | seconds |", "|:--|--:|--:|--:|--:|", *rows]
+    lines += [
+        "",
+        "An image is an error if the model is wrong on it or under the attack; in a row with +, under any so far.",
+    ]
+    lines += [f"{_robust_accuracy(report)}.", "", "## Signs of a broken attack", ""]
+    lines += [f"- {'ok' if well else '**LOOK**'}: {said}" for well, said in report.signs()]
+    lines += [f"- **WARNED** {said}" for said in report.warned()]
+    if curve := report.curve:
+        budgets = next(iter(curve.values()))
+        lines += ["", f"## Errors among the first {report.curve_count} images, against eps", ""]
+        lines += [f"| eps | {' | '.join(f'{eps:.4g}' for eps in budgets)} |", "|:--|" + "--:|" * len(budgets)]
+        lines += [f"| {name} | {' | '.join(map(str, row.values()))} |" for name, row in curve.items()]
+    lines += ["", "## How it was done", "", *(f"- {line}" for line in _how(report))]
+    return "\n".join([*lines, "", "## What this does not prove", "", *(f"- {line}" for line in LIMITS), ""])
+
+
+def _heading(report: "Report") -> list[str]:
+    settings, protocol = report.settings, report.settings["protocol"]
+    classes = next(iter(report.parts.values()))["classes"]
+    budget = f"eps {protocol['eps']:.4g}"
+    if protocol["norm"] == "linf":
+        budget += f" ({255 * protocol['eps']:.4g} of 255 grey levels)"
+    of = f" of {report.expected:,}" if report.expected not in (None, len(report)) else ""
+    norm = {"linf": "l-inf", "l2": "l2"}[protocol["norm"]]
+    lines = [
+        f"Robustness of {settings['model']}, {classes} classes",
+        f"{len(report):,}{of} images, {norm}, {budget}, inside the pixel box [0, 1]",
+    ]
+    if report.stopped:
+        lines.append(f"NOT COMPLETE: {report.stopped}. evaluate(..., resume=report) goes on.")
+    if report.late:
+        lines.append(f"TIME RAN OUT: {report.late:,} images that still stand did not get every attack.")
+    return lines
+
+
+def _robust_accuracy(report: "Report") -> str:
+    return f"robust accuracy: at most {100 * (1 - report.robust_error.value):.1f} %"
+
+
+def _how(report: "Report") -> list[str]:
+    settings = report.settings
+    choices = [f"{name} {value}" for name, value in settings["protocol"].items() if name not in ("eps", "norm")]
+    return [
+        f"Choices: {', '.join(choices)}, batches of {settings['batch_size']}.",
+        f"Time: {settings.get('seconds', 0):.0f} seconds on {settings['device']}, begun {settings['begun']}.",
+        f"Versions: {', '.join(f'{name} {number}' for name, number in settings['versions'].items())}.",
+    ]
