@@ -16,13 +16,14 @@ def softmax(logits):
 
 
 def fails_at_a_line(eps, std):
-    return eps / std
+    return eps / std.tolist()
 
 
 RIGHT = [
     ("check_softmax", softmax),
     ("check_cross_entropy", lambda z, y: z.logsumexp(1) - z.gather(1, y[:, None])[:, 0]),
-    ("check_eps_in_normalized_units", lambda eps, std: eps / torch.tensor(std)),
+    ("check_eps_in_normalized_units", lambda eps, std: eps / std),  # as in the chapter, where std is a tensor
+    ("check_eps_in_normalized_units", lambda eps, std: [eps / s for s in std]),
 ]
 
 WRONG = [
@@ -39,7 +40,7 @@ WRONG = [
     ("check_softmax", lambda z: z.softmax(1).requires_grad_(), "remembers how it was computed"),
     ("check_softmax", lambda z: 1 / 0, "ZeroDivisionError"),
     ("check_softmax", lambda: 0, "TypeError"),
-    ("check_eps_in_normalized_units", fails_at_a_line, "TypeError at `return eps / std`: unsupported"),
+    ("check_eps_in_normalized_units", fails_at_a_line, "TypeError at `return eps / std.tolist()`: unsupported"),
     # And with each of them.
     ("check_softmax", lambda z: z.exp() / z.exp().sum(), "the sum of the whole batch"),
     ("check_softmax", lambda z: z.softmax(0), "Your columns sum to 1"),
@@ -53,6 +54,11 @@ WRONG = [
         lambda z: (z - z[:, :1].clamp(min=0)).exp() / (z - z[:, :1].clamp(min=0)).exp().sum(1, keepdim=True),
         "exp(-1000) is 0",
     ),
+    (
+        "check_softmax",
+        lambda z: (z - z.max()).exp() / (z - z.max()).exp().sum(1, keepdim=True),
+        "its own largest logit",
+    ),
     ("check_cross_entropy", lambda z, y: F.cross_entropy(z, y), "averaged or picked over an axis that should stay"),
     ("check_cross_entropy", lambda z, y: -z.softmax(1).gather(1, y[:, None])[:, 0].log(), "logsumexp"),
     ("check_cross_entropy", lambda z, y: z.log_softmax(1).gather(1, y[:, None])[:, 0], "The sign"),
@@ -60,10 +66,10 @@ WRONG = [
     ("check_cross_entropy", lambda z, y: z.logsumexp(1), "still to subtract"),
     ("check_cross_entropy", lambda z, y: z.logsumexp(1, True) - z.gather(1, y[:, None]), "but other axes: see keepdim"),
     ("check_cross_entropy", lambda z, y: z.logsumexp(1) - z.gather(1, y[:, None]), "for each pair of examples"),
-    ("check_eps_in_normalized_units", lambda eps, std: eps * torch.tensor(std), "You multiplied by std"),
-    ("check_eps_in_normalized_units", lambda eps, std: (eps - torch.tensor(std)) / torch.tensor(std), "mean cancels"),
-    ("check_eps_in_normalized_units", lambda eps, std: 255 * eps / torch.tensor(std), "no factor of 255"),
-    ("check_eps_in_normalized_units", lambda eps, std: eps + torch.tensor(std), "moves by eps"),
+    ("check_eps_in_normalized_units", lambda eps, std: eps * std, "You multiplied by std"),
+    ("check_eps_in_normalized_units", lambda eps, std: (eps - std) / std, "mean cancels"),
+    ("check_eps_in_normalized_units", lambda eps, std: 255 * eps / std, "no factor of 255"),
+    ("check_eps_in_normalized_units", lambda eps, std: eps + std, "moves by eps"),
     ("check_eps_in_normalized_units", lambda eps, std: eps / std[0], "shape (3,); yours has ()"),
     ("check_eps_in_normalized_units", lambda eps, std: [eps / std[0]] * 3, "Each channel has its own std"),
 ]

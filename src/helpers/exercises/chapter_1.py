@@ -1,6 +1,6 @@
 """The checks of chapter 1."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ def check_softmax(softmax: Callable[[Tensor], Tensor], solution: bool = False) -
     plain = torch.tensor([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
     large = torch.tensor([[1000.0, 999.0, 0.0]])
     small = torch.tensor([[-1000.0, -999.0, -2000.0]])
+    apart = torch.tensor([[1000.0, 999.0, 0.0], [0.0, 1.0, 2.0]])
     free = "Which number can you subtract from a row for free?"
     cases = [
         Case(
@@ -30,6 +31,12 @@ def check_softmax(softmax: Callable[[Tensor], Tensor], solution: bool = False) -
         ),
         Case((large,), large.softmax(1), f"exp(1000) overflows. {free}"),
         Case((small,), small.softmax(1), f"exp(-1000) is 0, and 0 / 0 is not a number. {free} Its largest logit."),
+        Case(
+            (apart,),
+            apart.softmax(1),
+            "The rows are far apart here, and one of them became 0 / 0. Subtract from each row its own largest logit, "
+            "not that of the whole batch: dim=1, with keepdim=True.",
+        ),
     ]
     told = "Subtracting the largest logit first changes nothing in exact arithmetic and everything in floating point."
     check("1.1", softmax, cases, told, solution=solution)
@@ -61,18 +68,17 @@ def check_cross_entropy(cross_entropy: Callable[[Tensor, Tensor], Tensor], solut
     check("1.2", cross_entropy, cases, told, solution=solution)
 
 
-def check_eps_in_normalized_units(convert: Callable[[float, Sequence[float]], Tensor], solution: bool = False) -> None:
-    """Exercise 1.3: `convert` takes eps in pixel units and one std a channel, and returns one eps a channel."""
-    half, imagenet = (0.5, 0.5, 0.5), (0.229, 0.224, 0.225)
+def check_eps_in_normalized_units(convert: Callable[[float, Tensor], Tensor], solution: bool = False) -> None:
+    """Exercise 1.3: `convert` takes eps in pixel units and std (C,), and returns one eps per channel, (C,)."""
+    half, imagenet = torch.full((3,), 0.5), torch.tensor([0.229, 0.224, 0.225])
     hint = "A pixel that moves by eps moves its normalised value, (pixel - mean) / std, by how much?"
     cases = []
     for eps, std in ((2 / 255, half), (8 / 255, imagenet)):
-        scale = torch.tensor(std)
         mistakes = [
-            (eps * scale, "You multiplied by std, and normalising divides by it."),
-            ((eps - scale) / scale, "A difference of two pixels is not shifted: the mean cancels, and only std stays."),
-            (255 * eps / scale, "eps is in pixel units, 0 to 1, already: no factor of 255."),
+            (eps * std, "You multiplied by std, and normalising divides by it."),
+            ((eps - std) / std, "A difference of two pixels is not shifted: the mean cancels, and only std stays."),
+            (255 * eps / std, "eps is in pixel units, 0 to 1, already: no factor of 255."),
         ]
-        cases.append(Case((eps, std), eps / scale, hint + " Each channel has its own std.", mistakes))
+        cases.append(Case((eps, std), eps / std, hint + " Each channel has its own std.", mistakes))
     told = "With ImageNet's usual std, one number for all channels cannot even be right."
     check("1.3", convert, cases, told, solution=solution)
