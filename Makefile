@@ -16,7 +16,7 @@ export MALLOC_MMAP_THRESHOLD_ := 1000000000
 export MALLOC_TRIM_THRESHOLD_ := 1000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve lab execute test colab bench audit lint format lock new-chapter repository clean
+.PHONY: help book serve lab execute test colab bench audit reading-time lint format lock new-chapter repository clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +51,9 @@ bench: $(PEERS) ## time our attacks beside the libraries and rewrite book/compar
 
 audit: book node_modules/.audit ## measure every page with Lighthouse, as a phone on a slow network sees it; fails over budget
 	node tools/audit.mjs
+
+reading-time: $(ENV) ## measure how long each chapter takes to read
+	@python tools/reading_time.py $(NB)
 
 lint: $(ENV) ## check the style of code, notebooks included
 	ruff check . && ruff format --check .

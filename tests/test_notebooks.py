@@ -1,5 +1,6 @@
-"""The form of the chapters: what every one of them must have, and what none may contain.
+"""The form of the notebooks: what every chapter must have, and what no page may contain.
 
+A notebook whose name begins with a number is a chapter. The others are pages: the general rules hold for them, too.
 Whether the stored outputs are true is nbval's business (`make test` runs it); `test_nbval_catches_a_wrong_output`
 plants a lie to see that it would be caught.
 """
@@ -18,12 +19,16 @@ import pytest
 from conftest import ROOT
 from execute import hero
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from reading_time import WIDGET, Reading, reading_time
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CHAPTERS = [path for path in PATHS if path.stem[0].isdigit()]
 HEADINGS = ["What you will be able to do", "Exercises", "What we did not tell you", "References", "Next"]
 MAX_BYTES = 3_000_000
 MAX_IGNORED = 6  # cells whose output nbval does not compare
+MAX_MINUTES = 40  # to read a chapter
+MAX_COLUMNS = 80  # of code
 
 
 def tags(cell: NotebookNode) -> list[str]:
@@ -50,10 +55,21 @@ def notebook(path: Path) -> NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
-def test_there_are_chapters_and_the_contents_list_them() -> None:
-    listed = re.findall(r"file: (notebooks/\w+)", (ROOT / "_toc.yml").read_text())
-    assert listed
-    assert listed == [f"notebooks/{path.stem}" for path in PATHS]
+@pytest.fixture(params=CHAPTERS, ids=[path.stem for path in CHAPTERS])
+def chapter_path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def chapter(chapter_path: Path) -> NotebookNode:
+    return nbformat.read(chapter_path, as_version=4)
+
+
+def test_there_are_chapters_and_the_contents_list_them_and_every_page() -> None:
+    listed = re.findall(r"file: notebooks/(\w+)", (ROOT / "_toc.yml").read_text())
+    assert sorted(listed) == [path.stem for path in PATHS]
+    chapters = [name for name in listed if name[0].isdigit()]
+    assert chapters and chapters == sorted(chapters)
 
 
 def test_the_format_is_valid(path: Path, notebook: NotebookNode) -> None:
@@ -62,14 +78,14 @@ def test_the_format_is_valid(path: Path, notebook: NotebookNode) -> None:
     assert notebook.metadata["kernelspec"]["name"] == "python3"
 
 
-def test_opens_with_its_number_its_title_and_one_question(path: Path, notebook: NotebookNode) -> None:
-    title, _, question, *_ = [*notebook.cells[0].source.splitlines(), "", "", ""]
-    assert re.match(rf"# {int(path.stem[:2])}\. \S", title)
+def test_opens_with_its_number_its_title_and_one_question(chapter_path: Path, chapter: NotebookNode) -> None:
+    title, _, question, *_ = [*chapter.cells[0].source.splitlines(), "", "", ""]
+    assert re.match(rf"# {int(chapter_path.stem[:2])}\. \S", title)
     assert re.fullmatch(r"\*\*[^*]+\?\*\*", question)
 
 
-def test_has_the_parts_of_a_chapter(notebook: NotebookNode) -> None:
-    found = re.findall(r"^## (.+)$", prose(notebook), re.MULTILINE)
+def test_has_the_parts_of_a_chapter(chapter: NotebookNode) -> None:
+    found = re.findall(r"^## (.+)$", prose(chapter), re.MULTILINE)
     assert [heading for heading in found if heading in HEADINGS] == HEADINGS
 
 
@@ -79,27 +95,27 @@ def test_headings_are_in_order(notebook: NotebookNode) -> None:
     assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
-def test_has_three_to_five_exercises_and_checks_at_least_two(path: Path, notebook: NotebookNode) -> None:
-    numbers = re.findall(r"^### Exercise (\d+\.\d+)\b", prose(notebook), re.MULTILINE)
-    assert numbers == [f"{int(path.stem[:2])}.{i + 1}" for i in range(len(numbers))]
+def test_has_three_to_five_exercises_and_checks_at_least_two(chapter_path: Path, chapter: NotebookNode) -> None:
+    numbers = re.findall(r"^### Exercise (\d+\.\d+)\b", prose(chapter), re.MULTILINE)
+    assert numbers == [f"{int(chapter_path.stem[:2])}.{i + 1}" for i in range(len(numbers))]
     assert 3 <= len(numbers) <= 5
-    assert sum("check_" in cell.source for cell in cells(notebook, "code", "exercise")) >= 2
+    assert sum("check_" in cell.source for cell in cells(chapter, "code", "exercise")) >= 2
 
 
-def test_only_the_readers_own_work_is_counted(notebook: NotebookNode) -> None:
-    for cell in cells(notebook, "code", "exercise"):
+def test_only_the_readers_own_work_is_counted(chapter: NotebookNode) -> None:
+    for cell in cells(chapter, "code", "exercise"):
         assert "solution=" not in cell.source
-    for cell in cells(notebook, "code", "solution"):
+    for cell in cells(chapter, "code", "solution"):
         assert len(re.findall(r"^check_\w+\(", cell.source, re.MULTILINE)) == cell.source.count(", solution=True)")
 
 
-def test_the_last_cell_sums_up_every_exercise(notebook: NotebookNode) -> None:
-    *_, last = cells(notebook, "code")
+def test_the_last_cell_sums_up_every_exercise(chapter: NotebookNode) -> None:
+    *_, last = cells(chapter, "code")
     assert "progress" in tags(last)
     called = ast.parse(last.source).body[-1].value
     listed = {keyword.arg: ast.literal_eval(keyword.value) for keyword in called.keywords}
     number, checked, others = "", [], []
-    for cell in notebook.cells:
+    for cell in chapter.cells:
         if heading := re.match(r"### Exercise (\d+\.\d+)\b", cell.source):
             number = heading[1]
             others.append(number)
@@ -111,34 +127,77 @@ def test_the_last_cell_sums_up_every_exercise(notebook: NotebookNode) -> None:
     assert f"0 of {len(checked)}" in said and said.count("not yet") == len(checked), "run `make execute`"
 
 
-def test_every_exercise_has_a_solution_or_what_we_found(notebook: NotebookNode) -> None:
-    part = prose(notebook).split("## Exercises")[1].split("\n## ")[0]
+def test_every_exercise_has_a_solution_or_what_we_found(chapter: NotebookNode) -> None:
+    part = prose(chapter).split("## Exercises")[1].split("\n## ")[0]
     solved = {
-        cell.source.split("\n")[0].removeprefix("# @title Solution ") for cell in cells(notebook, "code", "solution")
+        cell.source.split("\n")[0].removeprefix("# @title Solution ") for cell in cells(chapter, "code", "solution")
     }
     for text in part.split("### Exercise ")[1:]:
         number = re.match(r"\d+\.\d+", text)[0]
         assert number in solved or "<summary>What we found</summary>" in text.split("### ")[0], number
 
 
-def test_asks_for_predictions(notebook: NotebookNode) -> None:
-    assert prose(notebook).count("> **Predict, then run.**") >= 2
+def test_asks_for_predictions(chapter: NotebookNode) -> None:
+    assert prose(chapter).count("> **Predict, then run.**") >= 2
 
 
-def test_solutions_are_folded_everywhere(notebook: NotebookNode) -> None:
-    solutions = cells(notebook, "code", "solution")
+def test_what_is_folded_on_the_site_is_folded_everywhere(notebook: NotebookNode) -> None:
+    for cell in cells(notebook, "code"):
+        if {"hide-input", "hide-cell"} & set(tags(cell)):
+            assert cell.metadata.get("jupyter", {}).get("source_hidden") is True, f"in JupyterLab:\n{cell.source}"
+            assert cell.metadata.get("cellView") == "form", f"in Colab:\n{cell.source}"
+            assert cell.source.startswith("# @title "), f"in Colab:\n{cell.source}"
+
+
+def test_solutions_are_folded(chapter: NotebookNode) -> None:
+    solutions = cells(chapter, "code", "solution")
     assert solutions
-    for cell in [*solutions, *cells(notebook, "code", "setup")]:
-        assert {"hide-input", "hide-cell"} & set(tags(cell)), "on the site"
-        assert cell.metadata.get("jupyter", {}).get("source_hidden") is True, "in JupyterLab"
-        assert cell.metadata.get("cellView") == "form", "in Colab"
-        assert cell.source.startswith("# @title "), "in Colab"
+    assert all({"hide-input", "hide-cell"} & set(tags(cell)) for cell in solutions)
 
 
-def test_set_up_is_the_same_in_every_chapter() -> None:
-    firsts = {cells(nbformat.read(path, as_version=4), "code")[0].source for path in PATHS}
-    assert len(firsts) == 1
-    assert all("setup" in tags(cells(nbformat.read(path, as_version=4), "code")[0]) for path in PATHS)
+def test_begins_with_something_to_look_at(chapter: NotebookNode) -> None:
+    # The set-up, folded; the hook; then what the chapter is good for, and the imports, folded.
+    set_up, hook, *others = cells(chapter, "code")
+    assert "setup" in tags(set_up) and "hide-cell" in tags(set_up)
+    assert "hook" in tags(hook) and "hide-input" in tags(hook), "the second code cell is the hook"
+    assert hook.outputs, "a picture, or a number"
+    imports = [cell for cell in others if "imports" in tags(cell)]
+    assert len(imports) == 1 and "hide-cell" in tags(imports[0])
+    objectives = next(cell for cell in chapter.cells if cell.source.startswith(f"## {HEADINGS[0]}"))
+    place = chapter.cells.index
+    assert place(set_up) < place(hook) < place(objectives) < place(imports[0])
+
+
+def test_says_how_long_it_takes_to_read_and_is_right(chapter: NotebookNode) -> None:
+    said = re.search(
+        r"^Reading time: about (\d+) minutes, exercises (\d+) more\. Running time: ",
+        chapter.cells[0].source,
+        re.MULTILINE,
+    )
+    assert said, "Reading time: about R minutes, exercises E more. Running time: ..."
+    text, _ = reading_time(chapter)
+    assert abs(int(said[1]) - text.minutes) <= 2, f"{said[1]} minutes are said, {text.minutes:.1f} measured: {text}"
+    assert text.minutes <= MAX_MINUTES, text
+
+
+def test_code_fits_the_page(chapter: NotebookNode) -> None:
+    for cell in cells(chapter, "code"):
+        if "setup" not in tags(cell):  # it holds the book's address, which may be long
+            assert [line for line in cell.source.splitlines() if len(line) > MAX_COLUMNS] == []
+        assert "noqa" not in cell.source, "notebooks/ruff.toml is the place for exceptions"
+
+
+def test_prints_what_was_asked_not_whether_it_is_true(chapter: NotebookNode) -> None:
+    for cell in cells(chapter, "code"):
+        for output in cell.outputs:
+            said = str(output.get("text", "")) + "\n" + str(output.get("data", {}).get("text/plain", ""))
+            assert re.findall(r"^(?:.*: )?(?:True|False)$", said, re.MULTILINE) == [], cell.source
+
+
+def test_set_up_is_the_same_in_every_notebook() -> None:
+    firsts = [cells(nbformat.read(path, as_version=4), "code")[0] for path in PATHS]
+    assert all("setup" in tags(cell) for cell in firsts)
+    assert len({cell.source for cell in firsts}) == 1
 
 
 def test_every_code_cell_was_run_in_order(notebook: NotebookNode) -> None:
@@ -192,9 +251,9 @@ def test_prose_is_plain_markdown(notebook: NotebookNode) -> None:
     assert not re.search(r"!\[.*\]\(https?:|<img[^>]+https?:", text), "a picture from another host"
 
 
-def test_references_are_in_the_bibliography(notebook: NotebookNode) -> None:
+def test_references_are_in_the_bibliography(chapter: NotebookNode) -> None:
     bibliography = (ROOT / "book" / "references.bib").read_text(encoding="utf-8").lower()
-    references = prose(notebook).split("## References")[1].split("\n## ")[0]
+    references = prose(chapter).split("## References")[1].split("\n## ")[0]
     for entry in re.findall(r"^- .+$", references, re.MULTILINE):
         identifiers = re.findall(r"arxiv\.org/abs/([\d.]+\d)|doi\.org/([^\s)]+)", entry)
         for arxiv, doi in identifiers:
@@ -219,6 +278,34 @@ def test_nbval_catches_a_wrong_output(tmp_path: Path, stored: str, exit_code: in
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "-c"]
     run = subprocess.run([*command, "/dev/null", str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == exit_code, run.stdout
+
+
+def test_reading_time_counts_what_is_in_view() -> None:
+    picture = [new_output("display_data", data={"image/svg+xml": "<svg/>"})]
+    widget = [new_output("display_data", data={WIDGET: {}, "text/plain": "a widget"})]
+    long = " ".join(["word"] * 230)
+
+    def code(*names: str, outputs: list[NotebookNode] = ()) -> NotebookNode:
+        return new_code_cell("x", outputs=list(outputs), metadata={"tags": list(names)})
+
+    notebook = new_notebook(
+        cells=[
+            new_markdown_cell(f"# 1. Two words\n\n[{long}](a b c) <b>\n\n<details>{long}</details>"),
+            code("hide-cell"),
+            code("hide-input", outputs=picture),
+            code(outputs=widget),
+            new_markdown_cell(f"## Exercises\n\n<details>{long}</details>"),
+            code("exercise"),
+            code("solution", "hide-cell"),
+            new_markdown_cell(f"## What we did not tell you\n\n{long}"),
+            new_markdown_cell(f"## References\n\n{long}"),
+            new_markdown_cell(f"## Next\n\n{long}"),
+        ]
+    )
+    text, exercises = reading_time(notebook)
+    assert text == Reading(words=3 + 230 + 6 + 230, figures=2, code_cells=1)
+    assert exercises == Reading(words=1 + 230, figures=0, code_cells=2)
+    assert text.minutes == pytest.approx(469 / 230 + 1 + 1)
 
 
 def test_hero_finds_the_tagged_cell() -> None:
