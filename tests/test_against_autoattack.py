@@ -1,4 +1,4 @@
-"""Our strongest attack beside AutoAttack, the field's standard (Croce and Hein 2020), in its authors' own code."""
+"""Our strongest attack, and the whole protocol, beside AutoAttack, the field's standard (Croce and Hein 2020)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +11,7 @@ from torch import nn
 from helpers.attacks import pgd
 from helpers.data import digits
 from helpers.models import digit_network
+from helpers.report import evaluate
 from helpers.risk import adversarial_risk, risk
 from helpers.training import train
 
@@ -44,7 +45,9 @@ def robust(x, y) -> nn.Module:
 
 
 @pytest.mark.parametrize(("trained", "low", "high"), [(standard, 0.1, 0.45), (robust, 0.75, 1.0)])
-def test_autoattack_finds_at_most_two_points_that_our_strongest_attack_does_not(trained: Callable, low, high):
+def test_autoattack_finds_at_most_two_points_more_than_our_strongest_attack_and_no_more_than_evaluate(
+    trained: Callable, low, high
+):
     from pyautoattack import AutoAttack
 
     data = digits()
@@ -57,7 +60,11 @@ def test_autoattack_finds_at_most_two_points_that_our_strongest_attack_does_not(
     assert x_adv.min() >= 0 and x_adv.max() <= 1  # the comparison is fair: the same set,
     assert (x_adv - x).abs().max() <= EPS + 1e-6
     auto = 1 - risk(network, x_adv, y).value
-    print(f"{trained.__name__}: robust accuracy {ours:.3f} by ours, {auto:.3f} by AutoAttack")
+    reports = [evaluate(lambda x, by=by: by * network(x), (x, y), EPS, curve=0) for by in (1, 100)]
+    whole, louder = (1 - report.robust_error.value for report in reports)
+    print(f"{trained.__name__}: robust accuracy {ours:.3f} by ours, {whole:.3f} by evaluate, {auto:.3f} by AutoAttack")
     assert low < ours < high  # a network worth the comparison,
     assert auto <= ours + 0.05  # and an AutoAttack that was really at work
     assert auto >= ours - 0.02
+    assert abs(whole - auto) <= 1 / COUNT + 1e-9  # one digit; of a thousand digits, two
+    assert louder == whole  # the scale of the logits says nothing about a classifier's decisions

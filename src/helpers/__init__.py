@@ -5,8 +5,8 @@
 - `perturbations`: what counts as a small change: the sets and their geometry
 - `attacks`: losses, FGSM and PGD
 - `risk`: risk and adversarial risk, with intervals that say which side they bound
-- `report`: `evaluate`, the book's whole protocol for anybody's classifier; `protocol` is what it runs on a batch, `sheet`
-  what its report looks like
+- `report`: `evaluate`, the book's whole protocol for anybody's classifier; `protocol` is what it runs on a batch of
+  images, `sheet` is what its report looks like
 - `training`: the training loop
 - `plots`, `widgets`: the figures, still and interactive; `explorer`: how the latter follow their controls
 - `exercises`: the `check_...` functions that the exercises call

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -187,40 +188,43 @@ class Report:
 
     def signs(self) -> list[tuple[bool, str]]:
         """Return the checklist's signs of a broken attack: whether all is well, and what was seen."""
-        n, found = len(self), []
-        steps = [int(self.errors(name).sum()) for name in self.rungs[1:4]]
-        pairs = itertools.pairwise(self.errors(name) for name in self.rungs[1:4])
-        worse = min(mcnemar(weak, strong, "greater") for weak, strong in pairs)
-        found.append(
-            (worse > 0.01, f"More steps find no less: {', '.join(map(str, steps))} errors in 1, 10, 40 steps.")
-        )
+        steps = [self.errors(name) for name in self.rungs[1:4]]
+        least = min(mcnemar(weak, strong, "greater") for weak, strong in itertools.pairwise(steps))
+        counts = ", ".join(str(int(wrong.sum())) for wrong in steps)
         clean, noise, worst = (int(self.errors(name).sum()) for name in (CLEAN, NOISE, self.rungs[-1]))
-        far = 2 * (noise - clean) < worst - clean or noise == clean
-        found.append(
-            (far, f"Noise is far below: it adds {noise - clean} errors to the clean ones, attacks {worst - clean}.")
+        zero, random, others = (
+            sum(part[name] for part in self._parts()) for name in ("zero gradients", "random", "depends on others")
         )
+        found = [
+            (least > 0.01, f"1, 10 and 40 steps find {counts} errors; more steps should not find fewer"),
+            (
+                noise == clean or 2 * (noise - clean) < worst - clean,
+                f"noise adds {noise - clean} errors to the clean ones, attacks {worst - clean}; should be far fewer",
+            ),
+            (zero == 0, f"gradients that are exactly zero: {zero} of {len(self)}; should be none"),
+            (random == 0, f"asked twice, the model says {'something else; should be ' if random else ''}the same"),
+            (
+                others == 0 or random > 0,
+                f"an image's logits depend on its batch: {'yes; they should not' if others else 'no'}",
+            ),
+        ]
         if "40 steps" in self.curve:
             widest, wrong = max(self.curve["40 steps"].items())
             share = f"{wrong} of {self.curve_count}"
-            found.append((wrong == self.curve_count, f"A large eps fools all: {share} at eps {widest:g}, 40 steps."))
-        zero = sum(part["zero gradients"] for part in self._parts())
-        found.append((zero == 0, f"Gradients are there: exactly zero for {zero} of {n} images."))
-        random = any(part["random"] for part in self._parts())
-        found.append((not random, f"Asked twice, the model says {'something else' if random else 'the same'}."))
-        others = any(part["depends on others"] for part in self._parts())
-        what = "depends on the rest of its batch" if others else "does not depend on its batch"
-        found.append((not others or random, f"What it says of an image {what}."))
+            text = f"errors at eps {widest:.4g}, where any image can become any other: {share}; should be all"
+            found.insert(2, (wrong == self.curve_count, text))
         return found
 
     def warned(self) -> list[str]:
-        """Return what the attacks warned of, each attack's first words and how many batches it was said of."""
-        found = []
+        """Return what the attacks warned of: each kind of warning as it was first said, and by which attacks."""
+        first, names = {}, {}
         for name in self.rungs:
-            said = [part["warnings"][name] for part in self._parts() if name in part["warnings"]]
-            if said:
-                more = f" (and in {len(said) - 1} more batches)" if len(said) > 1 else ""
-                found.append(f"{name.removeprefix('+ ')}: {said[0][0]}{more}")
-        return found
+            for part in self._parts():
+                for said in part["warnings"].get(name, []):
+                    kind = re.sub(r"\d+", "#", said)
+                    first.setdefault(kind, said)
+                    names.setdefault(kind, {})[name.removeprefix("+ ")] = None
+        return [f"{said} (Said of: {'; '.join(names[kind])}.)" for kind, said in first.items()]
 
     # ------------------------------------------------------------------------------------ how it is shown and kept
 
@@ -449,16 +453,16 @@ def _cut(batches: Any, size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _count(batches: Any) -> int | None:
     """Return how many images the batches hold, if that can be known without looking at them."""
-    if isinstance(batches, tuple | list) and batches:
-        if isinstance(batches[-1], Tensor):
-            return len(batches[-1]) if batches[-1].ndim else None
-        sizes = [len(pair[1]) for pair in batches if isinstance(pair, tuple | list) and isinstance(pair[-1], Tensor)]
-        return sum(sizes) if len(sizes) == len(batches) else None
     if isinstance(batches, torch.utils.data.DataLoader):
         try:
             return min(len(batches.dataset), len(batches) * (batches.batch_size or len(batches.dataset)))
-        except TypeError:
+        except TypeError:  # of unknown length
             return None
+    if isinstance(batches, tuple | list):
+        pairs = [batches] if batches and isinstance(batches[0], Tensor) else batches
+        labels = [pair[-1] for pair in pairs if isinstance(pair, tuple | list) and pair]
+        if len(labels) == len(pairs) and all(isinstance(y, Tensor) and y.ndim for y in labels):
+            return sum(map(len, labels))
     return None
 
 

@@ -1,5 +1,7 @@
 """What a report looks like: as lines of text, and as Markdown."""
 
+from collections.abc import Iterable
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from helpers.protocol import CLEAN, NOT_NEEDED
@@ -15,31 +17,26 @@ LIMITS = (
 
 
 def text(report: "Report") -> str:
-    """Return the report as lines of text."""
-    lines, width = [*_heading(report), ""], max(map(len, report.rungs))
-    for name in [CLEAN, *report.rungs]:
-        seconds = f"  {report.seconds(name):.1f} s" if name != CLEAN else ""
-        lines.append(f"{name:{width}}  {report.error(name)}{seconds}")
+    """Return the report as lines of text, at most 80 columns wide."""
+    rows = _rows(report)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [*_wrapped(_heading(report)), ""]
+    for name, *numbers in rows:
+        cells = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *cells]).rstrip())
     lines += ["", _robust_accuracy(report), ""]
-    lines += [f"{'  ok' if well else 'LOOK'}  {said}" for well, said in report.signs()]
-    lines += [f"WARNED  {said}" for said in report.warned()]
-    return "\n".join([*lines, "", *_how(report), "", "What this does not prove:", *LIMITS])
+    lines += _wrapped((f"{'  ok' if well else 'LOOK'}  {said}" for well, said in report.signs()), "      ")
+    lines += _wrapped((f"WARNED  {said}" for said in report.warned()), "      ")
+    return "\n".join([*lines, "", *_wrapped(_how(report)), "", *_wrapped(["What this does not prove:", *LIMITS])])
 
 
 def markdown(report: "Report") -> str:
     """Return the report as Markdown, with tables."""
-    rows = []
-    for name in [CLEAN, *report.rungs]:
-        e, two = report.error(name), name == CLEAN
-        ends = f"{100 * e.low:.1f} to {100 * e.high:.1f}" if two else f"{100 * e.low:.1f} or more"
-        tried = sum(letter != NOT_NEEDED for part in report.parts.values() for letter in part["found"][name])
-        least = "" if two else "at least "
-        rows.append(f"| {name} | {least}{100 * e.value:.1f} | {ends} | {tried:,} | {report.seconds(name):.1f} |")
-    lines = ["# Robustness report", "", *(f"- {line}" for line in _heading(report)), ""]
-    lines += ["| what was tried | error (%) | 95 % (Wilson) | images tried | seconds |", "|:--|--:|--:|--:|--:|", *rows]
+    title, *rows = (f"| {' | '.join(row)} |" for row in _rows(report))
+    lines = ["# Robustness report", "", *(f"- {line}" for line in _heading(report)), "", title]
+    lines += ["|:--|--:|--:|--:|--:|", *rows, ""]
     lines += [
-        "",
-        "An image is an error if the model is wrong on it or under the attack; in a row with +, under any so far.",
+        "An image is an error if the model is wrong on it or under the attack; in a row with +, under any so far."
     ]
     lines += [f"{_robust_accuracy(report)}.", "", "## Signs of a broken attack", ""]
     lines += [f"- {'ok' if well else '**LOOK**'}: {said}" for well, said in report.signs()]
@@ -51,6 +48,25 @@ def markdown(report: "Report") -> str:
         lines += [f"| {name} | {' | '.join(map(str, row.values()))} |" for name, row in curve.items()]
     lines += ["", "## How it was done", "", *(f"- {line}" for line in _how(report))]
     return "\n".join([*lines, "", "## What this does not prove", "", *(f"- {line}" for line in LIMITS), ""])
+
+
+def _rows(report: "Report") -> list[list[str]]:
+    """Return the table: what was tried, the error, its end or ends, on how many images, and how long it took."""
+    rows = [["tried", "error", "95 % (Wilson)", "images", "seconds"]]
+    for name in [CLEAN, *report.rungs]:
+        e = report.error(name)
+        tried = sum(letter != NOT_NEEDED for part in report.parts.values() for letter in part["found"][name])
+        if e.side == "two-sided":
+            error, ends, seconds = f"{100 * e.value:.1f} %", f"{100 * e.low:.1f} to {100 * e.high:.1f} %", ""
+        else:
+            error, ends = f"at least {100 * e.value:.1f} %", f"{100 * e.low:.1f} % or more"
+            seconds = f"{report.seconds(name):.1f}"
+        rows.append([name, error, ends, f"{tried:,}", seconds])
+    return rows
+
+
+def _wrapped(lines: Iterable[str], indent: str = "  ") -> list[str]:
+    return [part for line in lines for part in wrap(line, 80, subsequent_indent=indent, drop_whitespace=True) or [""]]
 
 
 def _heading(report: "Report") -> list[str]:
