@@ -51,6 +51,9 @@ WRONG = [
     ("check_least_likely", lambda logits, y: logits.scatter(1, y[:, None], -torch.inf).argmin(1), "minus infinity"),
     ("check_least_likely", lambda logits, y: logits.scatter_(1, y[:, None], torch.inf).argmin(1), "in place"),
     ("check_least_likely", lambda logits, y: y, "smallest logit"),
+    ("check_least_likely", lambda logits, y: logits.argmin(0), "shape (3,); yours has (4,)"),
+    ("check_least_likely", lambda logits, y: logits.argmin(0), "along the classes (dimension 1)"),
+    ("check_least_likely", lambda z, y: z.masked_fill(F.one_hot(y).bool(), torch.inf).argmin(1), "raised RuntimeError"),
 ]
 
 

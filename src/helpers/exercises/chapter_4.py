@@ -40,9 +40,12 @@ def check_difference(loss: Callable[[Tensor, Tensor, Tensor], Tensor], solution:
 
 def check_least_likely(least_likely: Callable[[Tensor, Tensor], Tensor], solution: bool = False) -> None:
     """Exercise 4.2: `least_likely` takes logits (N, K) and y (N,), returns each row's least likely wrong class (N,)."""
-    logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0], [-5.0, 0.0, 1.0]])
-    y = torch.tensor([0, 2, 0])
-    hint = "The class of the smallest logit; but a target must not be the true class (third row). Use argmin."
+    logits = torch.tensor([[2.0, -1.0, 0.5, 0.0], [0.0, 3.0, 1.0, 4.0], [-5.0, 0.0, 1.0, 2.0]])
+    y = torch.tensor([0, 2, 0])  # fewer rows than classes, and no example of the last class: neither axis hides a slip
+    hint = (
+        "In each row the class of the smallest logit, so argmin along the classes (dimension 1); but a target must not "
+        "be the true class (third row)."
+    )
     mistakes = [
         (logits.argmin(1), "In the third row that is the true class, which cannot be a target: rule it out first."),
         (logits.argmax(1), "That is the most likely class; the smallest logit is wanted."),
