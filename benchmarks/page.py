@@ -48,7 +48,7 @@ def write(found: dict, path: Path) -> None:
         }
         _draw(found, path.parent / "images" / "comparison.png")
     else:
-        blocks = {"gpu": f"{_machine(found['machine'])}\n\n{_speed(found)}"}
+        blocks = {"gpu": f"## On a GPU\n\n{_machine(found['machine'])}\n\n{_speed(found)}"}
     for name, content in blocks.items():
         begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
         if text.count(begin) != 1 or text.count(end) != 1:
