@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from networks import PROBE_X, PROBE_Y, SEEDS, cases, probe, random_images, random_network, rng, same, snapshot
 from scipy.stats import kstest
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from helpers.attacks import LOSSES, AttackWarning, Iterate, cross_entropy, difference, fgsm, margin, pgd, soft_margin
 from helpers.data import digits, photograph
 from helpers.models import class_index, digit_network, load_classifier
 from helpers.perturbations import L2, Linf, perturbation_set
+from helpers.risk import risk
 from helpers.training import train
 
 torch.set_num_threads(1)  # the networks here are tiny, and sums in a fixed order make every run the same
@@ -818,6 +820,12 @@ BAD_ARGUMENTS = {
     "image with NaN": ({"x": X.masked_fill(X[0, 0] == X, torch.nan)}, ValueError, ["x must", "[0, 1]", "nan"]),
     "image with infinity": ({"x": X.masked_fill(X[0, 0] == X, torch.inf)}, ValueError, ["x must", "[0, 1]", "inf"]),
     "image of 8 bits": ({"x": (X * 255).byte()}, TypeError, ["x must", "floating-point", "torch.uint8", "/ 255"]),
+    "image in half precision": (
+        {"x": X.half()}, TypeError, ["x must", "float32 or float64", "torch.float16", "model(x.to(torch.float16))"]),
+    "image in bfloat16": ({"x": X.bfloat16()}, TypeError, ["x must", "bfloat16", "model(x.to(torch.bfloat16))"]),
+    "images in a loader": (
+        {"x": DataLoader([(X[0], 0)])}, TypeError, ["x must", "DataLoader", "next(iter(", "worst_losses", "evaluate"]),
+    "images in a generator": ({"x": (x for x in X)}, TypeError, ["x must", "generator", "next(iter(", "evaluate"]),
     "image a numpy array": ({"x": X.numpy()}, TypeError, ["x must", "floating-point tensor", "ndarray"]),
     "image a list": ({"x": X.tolist()}, TypeError, ["x must", "floating-point tensor", "list"]),
     "image unbatched": ({"x": torch.rand(3, 4, 4), "y": Y[:1]}, ValueError, ["y must", "(3,)", "(1,)", "(3, 4, 4)"]),
@@ -827,7 +835,8 @@ BAD_ARGUMENTS = {
     "label too large": ({"y": torch.tensor([0, 3])}, ValueError, ["y must", "0 to 2", "0 to 3"]),
     "label negative": ({"y": torch.tensor([-1, 1])}, ValueError, ["y must", "0 to 2", "-1 to 1"]),
     "label of float": ({"y": Y.float()}, TypeError, ["y must", "int64", "torch.float32"]),
-    "label of int32": ({"y": Y.int()}, TypeError, ["y must", "int64", "torch.int32"]),
+    "label of int32": ({"y": Y.int()}, TypeError, ["y must", "int64", "torch.int32", "y.long()"]),
+    "label of 8 bits": ({"y": Y.byte()}, TypeError, ["y must", "int64", "torch.uint8", "y.long()"]),
     "label an int": ({"y": 1}, TypeError, ["y must", "int64", "int", "torch.tensor([967])"]),
     "label a list": ({"y": [0, 1]}, TypeError, ["y must", "int64", "list"]),
     "label one-hot": ({"y": torch.eye(3).long()[:2]}, ValueError, ["y must", "(2,)", "(2, 3)"]),
@@ -838,6 +847,7 @@ BAD_ARGUMENTS = {
     "target too large": ({"target": torch.tensor([2, 5])}, ValueError, ["target must", "0 to 2", "2 to 5"]),
     "target negative": ({"target": torch.tensor([-1, 0])}, ValueError, ["target must", "0 to 2", "-1 to 0"]),
     "target an int": ({"target": 2}, TypeError, ["target must", "int64", "int"]),
+    "target of int32": ({"target": (1 - Y).int()}, TypeError, ["target must", "int64", "int32", "target.long()"]),
     "target of float": ({"target": Y + 0.5}, TypeError, ["target must", "int64", "torch.float32"]),
     "target of wrong shape": ({"target": Y[:1]}, ValueError, ["target must", "(2,)", "(1,)"]),
     "target on another device": ({"target": Y.to("meta")}, ValueError, ["target must", "device", "cpu", "meta"]),
@@ -882,8 +892,11 @@ BAD_ARGUMENTS = {
     "keep last of restarts": ({"keep": "last", "restarts": 2}, ValueError, ["keep must", "one restart", "2 restarts"]),
     "model of probabilities": (
         {"model": lambda x: linear(x).softmax(1)}, ValueError, ["model must", "logits", "probabilities", "softmax"]),
-    "model of one column": ({"model": lambda x: x[:, :1]}, ValueError, ["model must", "(2, K)", "K >= 2", "(2, 1)"]),
-    "model of a vector": ({"model": lambda x: x[:, 0]}, ValueError, ["model must", "(2, K)", "(2,)"]),
+    "model of one column": ({"model": lambda x: x[:, :1]}, ValueError, ["model must", "(2, K)", "(2, 1)", "[0 * z, z]"]),
+    "model of a vector": ({"model": lambda x: x[:, 0]}, ValueError, ["model must", "(2, K)", "(2,)", "[0 * z, z]"]),
+    "model of a dictionary": (
+        {"model": lambda x: {"loss": 0, "logits": linear(x)}}, TypeError,
+        ["model must", "dict of ['loss', 'logits']", "model(x)['logits']"]),
     "model of maps": ({"model": lambda x: linear(x)[..., None]}, ValueError, ["model must", "(2, K)", "(2, 3, 1)"]),
     "model that loses a row": ({"model": lambda x: linear(x)[:1]}, ValueError, ["model must", "(2, K)", "(1, 3)"]),
     "model of a tuple": ({"model": lambda x: (linear(x),)}, TypeError, ["model must", "tensor", "tuple"]),
@@ -914,6 +927,32 @@ def test_fgsm_refuses_what_pgd_refuses(case):
     changes, error, _ = BAD_ARGUMENTS[case]
     with pytest.raises(error):
         fgsm(**{"model": linear, "x": X, "y": Y, "eps": 0.1, **changes})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_model_in_another_precision_gets_an_error_whose_remedy_works(dtype):
+    shape, generator = (1, 4, 4), rng(3)
+    network = random_network(shape, 3, torch.float32, generator)
+    x = random_images(6, shape, torch.float32, generator)
+    y = network(x).argmax(1)
+    expected = pgd(network, x, y, 0.1)
+    network.to(dtype)
+    with pytest.raises(TypeError) as caught:
+        pgd(network, x, y, 0.1)
+    assert f"x must have the model's dtype, {dtype}; got torch.float32" in str(caught.value)
+    remedy = str(caught.value).split("gradients pass through: ")[1].removesuffix(".")
+    wrapped = eval(remedy, {"model": network, "torch": torch})
+    found = pgd(wrapped, x, y, 0.1)
+    assert found.dtype == torch.float32 and (found - x).abs().max() <= 0.1 + 1e-6
+    assert (found - expected).abs().mean() < 0.02  # rounding turns a step of a hesitant pixel now and then
+    assert risk(wrapped, x, y).value == 0
+
+
+def test_another_error_of_the_model_stays_as_it_is():
+    network = random_network((3,), 3, torch.float64, rng(0))
+    network.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        pgd(network, X.double(), Y, 0.1)
 
 
 @pytest.mark.parametrize("call", [2, 3, 5])

@@ -20,6 +20,7 @@ HEAVY = [
     "hypothesis",
 ]
 MODULES = ["helpers", "helpers.models", "helpers.data", "helpers.attacks", "helpers.risk", "helpers.training"]
+MODULES += ["helpers.report"]
 
 # Refuses every connection, imports one module, and tells which libraries came along with it.
 CODE = """

@@ -359,6 +359,11 @@ BAD_ARGUMENTS = {
     "label too large, in a later batch": (
         {"y": torch.tensor([0, 1, 0, 2]), "batch_size": 3}, ValueError, ["y must", "0 to 1", "2"]),
     "label of float": ({"y": Y.float()}, TypeError, ["y must", "int64"]),
+    "label of int32": ({"y": Y.int()}, TypeError, ["y must", "int64", "y.long()"]),
+    "image in half precision": ({"x": X.half()}, TypeError, ["x must", "float32 or float64", "model(x.to("]),
+    "model in double precision": (
+        {"model": nn.Linear(X.shape[1], 2).double()}, TypeError, ["model's dtype", "float64", "model(x.to("]),
+    "model of one logit": ({"model": lambda x: x[:, 0]}, ValueError, ["model must", "(4,)", "torch.stack([0 * z, z]"]),
     "label too few": ({"y": Y[:2]}, ValueError, ["y must", "(4,)", "(2,)"]),
     "eps negative": ({"eps": -0.1}, ValueError, ["eps must", "-0.1"]),
     "eps NaN": ({"eps": math.nan}, ValueError, ["eps must", "nan"]),

@@ -1,25 +1,41 @@
 """Checks of arguments, shared by the modules. Each raises an error that says what was given and what is allowed."""
 
 import math
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from numbers import Integral, Real
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 ROUNDING = 1e-5  # how far outside [0, 1] a pixel may be: resizing float images overshoots by about 1e-7
 
 
-def check_images(x: Tensor, name: str = "x") -> None:
+def check_images(x: Tensor, name: str = "x", *, half: bool = False) -> None:
     """Check that `x` holds floating-point images (N, ...) with N >= 1 and every value in [0, 1].
 
+    Images in half precision are allowed only with `half`. It rounds bright pixels to steps of up to half a grey level:
+    an attack's budget of a few levels would not be kept.
+
     Raises:
-        TypeError: `x` is not a floating-point tensor.
+        TypeError: `x` is not a tensor of float32 or float64, or float16 or bfloat16 with `half`.
         ValueError: there is no batch axis, no example, or a value outside [0, 1] by more than rounding.
     """
+    if isinstance(x, DataLoader) or (isinstance(x, Iterable) and not isinstance(x, Sized)):
+        raise TypeError(
+            f"{name} must be one tensor of images; got {type(x).__name__}, which holds batches. Take one: "
+            "x, y = next(iter(batches)). All of them: helpers.risk.worst_losses or helpers.report.evaluate."
+        )
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(
             f"{name} must be a floating-point tensor with values in [0, 1]; got {got}. 8-bit images: x.float() / 255."
+        )
+    if x.dtype not in (torch.float32, torch.float64) and not half:
+        raise TypeError(
+            f"{name} must be in float32 or float64; got {x.dtype}, too coarse for small changes. Keep the images in "
+            f"float32 and convert on the way into the model: lambda x: model(x.to({x.dtype})).float()."
         )
     if x.ndim < 2 or x.numel() == 0:
         raise ValueError(f"{name} must have shape (N, ...) with N >= 1; got {tuple(x.shape)}. One image: x[None].")
@@ -40,7 +56,9 @@ def check_labels(y: Tensor, x: Tensor, name: str = "y") -> None:
     """
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
         got = f"a tensor of {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
-        raise TypeError(f"{name} must be a tensor of int64 class indices; got {got}. One label: torch.tensor([967]).")
+        whole = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+        hint = f"Convert them: {name}.long()." if whole else "One label: torch.tensor([967])."
+        raise TypeError(f"{name} must be a tensor of int64 class indices; got {got}. {hint}")
     if y.shape != x.shape[:1]:
         raise ValueError(
             f"{name} must have shape ({x.shape[0]},), one label for each of the images of shape {tuple(x.shape)}; "
@@ -59,9 +77,16 @@ def check_logits(logits: Tensor, n: int) -> None:
     """
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         got = f"a tensor of {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
+        if isinstance(logits, dict):
+            name = "logits" if "logits" in logits else next(iter(logits), "logits")
+            got += f" of {list(logits)}. Take its part: lambda x: model(x)[{name!r}]."
         raise TypeError(f"model must return a floating-point tensor of logits; got {got}")
     if logits.ndim != 2 or logits.shape[0] != n or logits.shape[1] < 2:
-        raise ValueError(f"model must return logits of shape ({n}, K) with K >= 2 classes; got {tuple(logits.shape)}")
+        one = logits.ndim > 0 and logits.numel() == len(logits) == n
+        hint = ". One logit z, of class 1: return torch.stack([0 * z, z], 1) with z = model(x).flatten()" if one else ""
+        raise ValueError(
+            f"model must return logits of shape ({n}, K) with K >= 2 classes; got {tuple(logits.shape)}{hint}"
+        )
     if not logits.isfinite().all():
         raise ValueError("model returned NaN or infinite logits: a number computed from them would mean nothing")
     if (logits >= 0).all() and (logits.sum(1) - 1).abs().max() < 1e-4:
@@ -69,6 +94,27 @@ def check_logits(logits: Tensor, n: int) -> None:
             "model must return logits; it returned probabilities (no negative value, each row sums to 1). "
             "Remove its softmax: the losses take the logits and apply it themselves."
         )
+
+
+@contextmanager
+def explained_dtype(model: Callable[[Tensor], Tensor], x: Tensor) -> Iterator[None]:
+    """Where a model in another precision than `x` fails on it, say so, and what to do.
+
+    Raises:
+        TypeError: in place of PyTorch's own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        parameters = model.parameters() if isinstance(model, nn.Module) else []
+        dtype = next((parameter.dtype for parameter in parameters if parameter.is_floating_point()), x.dtype)
+        if dtype == x.dtype or "type" not in str(error):
+            raise
+        wrap = f"lambda x: model(x.to({dtype})).to({x.dtype})"
+        raise TypeError(
+            f"x must have the model's dtype, {dtype}; got {x.dtype}. Convert the model, model.to({x.dtype}), or wrap "
+            f"it, which gradients pass through: {wrap}."
+        ) from error
 
 
 def check_classes(y: Tensor, num_classes: int, name: str = "y") -> None:

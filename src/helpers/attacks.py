@@ -13,7 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers._validation import check_classes, check_count, check_images, check_labels, check_logits, check_number
+from helpers._validation import (
+    check_classes,
+    check_count,
+    check_images,
+    check_labels,
+    check_logits,
+    check_number,
+    explained_dtype,
+)
 from helpers.perturbations import L2, Linf, perturbation_set, seeds
 
 Model = Callable[[Tensor], Tensor]
@@ -204,7 +212,8 @@ def pgd(
 
     Args:
         model: takes images like `x`, returns logits (N, K); what it says of an image must not depend on the others.
-        x: (N, ...), floating point, values in [0, 1]. Not written to.
+        x: (N, ...), float32 or float64 as the model is, values in [0, 1]. Not written to. A model in half precision is
+            wrapped: `lambda x: model(x.half()).float()`.
         y: (N,), int64, the true labels.
         eps: size of the perturbation set, in pixel units from 0 to 1: 8 of 255 grey levels are 8/255.
         norm: of the perturbation set, "linf" or "l2".
@@ -236,7 +245,7 @@ def pgd(
     steps, allowed = int(steps), perturbation_set(norm, eps)
     size = 2.5 * eps / steps if step_size is None else step_size
     targeted, late = target is not None, 3 * steps // 4
-    with frozen(model), torch.inference_mode(False):
+    with frozen(model), explained_dtype(model, x), torch.inference_mode(False):
         x, y = x.detach().clone(), y.clone()  # ours, and fit for autograd also when the caller is in inference mode
         goals = target.clone() if targeted else y
         found = torch.zeros_like(x), x.new_full(y.shape, -torch.inf), torch.zeros_like(y, dtype=torch.bool)

@@ -71,7 +71,7 @@ class NormalizedModel(nn.Module):
             TypeError: `x` is not a tensor of the model's floating-point type.
             ValueError: wrong number of axes or channels, or values outside [0, 1].
         """
-        check_images(x)
+        check_images(x, half=True)
         mean = self.normalize.mean
         channels = mean.shape[1]
         if x.ndim != 4 or x.shape[1] != channels:

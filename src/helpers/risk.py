@@ -21,6 +21,7 @@ from helpers._validation import (
     check_labels,
     check_logits,
     check_number,
+    explained_dtype,
 )
 from helpers.attacks import AttackWarning, Model, frozen
 
@@ -204,7 +205,10 @@ def worst_losses(
         check_labels(labels, images)
         device = parameters[0].device if parameters else images.device
         images, labels = images.to(device), labels.to(device)
-        with frozen(model):  # for each batch anew: between two of them the model is the caller's
+        with (
+            frozen(model),
+            explained_dtype(model, images),
+        ):  # for each batch anew: between two of them the model is the caller's
             worst = _losses(model, images, labels, loss)
             if number == 0 and attacks:
                 _warn_of_randomness(model, images[:8])

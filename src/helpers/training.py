@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import trange
 
-from helpers._validation import check_classes, check_count, check_images, check_labels, check_logits, check_number
+from helpers._validation import (
+    check_classes,
+    check_count,
+    check_images,
+    check_labels,
+    check_logits,
+    check_number,
+    explained_dtype,
+)
 from helpers.attacks import AttackWarning
 from helpers.risk import Attack
 
@@ -52,7 +60,8 @@ def train(
 
     Args:
         model: takes images like `x`, returns logits (N, K).
-        x: (N, ...), values in [0, 1]. y: (N,), int64, each of 0 to K - 1 at least once. Both on the model's device.
+        x: (N, ...), values in [0, 1]. y: (N,), int64, 0 to K - 1; classes may be missing, as when a model is tuned to a
+            few of its classes. Both on the model's device, x in its dtype.
         attack: function of (model, x, y, eps) that returns adversarial images, such as `partial(pgd, steps=7)`.
         eps: the attack's budget, in its units; above 0 with an attack, 0 without.
         eps_ramp: the epochs, less than `epochs`, in which the budget grows from 0 to `eps`, batch by batch.
@@ -146,14 +155,11 @@ def train(
 def _loss_before(model: nn.Module, x: Tensor, y: Tensor, labels: Tensor) -> float:
     """Check what `model` returns and that `labels` are its classes; return its loss, or that of guessing if higher."""
     model.eval()  # first, so that a look at the logits leaves the statistics of batch norm alone
-    with torch.no_grad():
+    with torch.no_grad(), explained_dtype(model, x):
         logits = model(x)
     check_logits(logits, len(x))
     classes = logits.shape[1]
     check_classes(labels, classes)
-    missing = sorted(set(range(classes)) - set(labels.unique().tolist()))
-    if missing:
-        raise ValueError(f"y must have each of the model's {classes} classes at least once; none is of class {missing}")
     return max(F.cross_entropy(logits, y).item(), math.log(classes))
 
 
