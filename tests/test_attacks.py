@@ -892,7 +892,8 @@ BAD_ARGUMENTS = {
     "keep last of restarts": ({"keep": "last", "restarts": 2}, ValueError, ["keep must", "one restart", "2 restarts"]),
     "model of probabilities": (
         {"model": lambda x: linear(x).softmax(1)}, ValueError, ["model must", "logits", "probabilities", "softmax"]),
-    "model of one column": ({"model": lambda x: x[:, :1]}, ValueError, ["model must", "(2, K)", "(2, 1)", "[0 * z, z]"]),
+    "model of one column": (
+        {"model": lambda x: x[:, :1]}, ValueError, ["model must", "(2, K)", "(2, 1)", "[0 * z, z]"]),
     "model of a vector": ({"model": lambda x: x[:, 0]}, ValueError, ["model must", "(2, K)", "(2,)", "[0 * z, z]"]),
     "model of a dictionary": (
         {"model": lambda x: {"loss": 0, "logits": linear(x)}}, TypeError,
