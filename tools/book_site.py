@@ -7,6 +7,7 @@
   a social card, a folded citation, and a link to the next page that shows the question which that page answers.
 - A page loads one stylesheet and one script, made of what the theme brings, without what no page uses. Pictures have
   their size, so that nothing moves, and come when the reader does; the state of the widgets too.
+- The figures that matplotlib drew, as SVG, get the colours of the page: each is there twice, for light and for dark.
 - Beside the pages: the front door `index.html`, which leads to the book's first page, `404.html`, `robots.txt` and
   `sitemap.xml`. The site's address follows from the repository's, in `_config.yml`.
 """
@@ -14,6 +15,7 @@
 import base64
 import io
 import json
+import posixpath
 import re
 import shutil
 import subprocess
@@ -108,15 +110,47 @@ def visit_math_block(self: Any, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+# The colours of `helpers.plots` that a dark page needs brighter, with black, the words.
+AT_NIGHT = {
+    "#000000": "#ced6dd",
+    "#0072b2": "#3fa0dc",
+    "#d55e00": "#f58231",
+    "#009e73": "#2bbd92",
+    "#cc79a7": "#e39cc3",
+    "#56b4e9": "#a5dafa",
+}
+ENLARGED = 1.25  # a figure of 4.8 inches, or 461 pixels, is 576 wide where there is room
+
+
 def visit_image(self: Any, node: nodes.image) -> None:
-    """Write a picture with its size in pixels, so that the browser leaves room for it; it may come late."""
-    path = Path(self.builder.srcdir, node["uri"])
+    """Write a picture with its size in pixels, so that the browser leaves room for it; it may come late.
+
+    A figure of matplotlib's becomes two, one for light pages and one for dark ones; the browser loads what it shows.
+    """
+    uri = node["uri"]
+    path = Path(self.builder.srcdir, uri)
     HTML5Translator.visit_image(self, node)
-    if path.suffix != ".svg" and path.is_file():
+    loading = "" if "eager" in node["classes"] else ' loading="lazy"'
+    if path.suffix != ".svg":
         with Image.open(path) as image:
             size = f'width="{image.width}" height="{image.height}"'
-        loading = "" if "eager" in node["classes"] else ' loading="lazy"'
         self.body[-1] = self.body[-1].replace("<img ", f"<img {size}{loading} ", 1)
+    elif 'id="figure_1"' in (svg := path.read_text(encoding="utf-8")):
+        points = re.findall(r' (?:width|height)="([\d.]+)pt"', svg)[:2]
+        width, height = (ENLARGED * 4 / 3 * float(side) for side in points)
+        written = self.body.pop()
+        for theme in ("light", "dark"):
+            content = svg.replace("fill: #ffffff", "fill: none", 1)  # the figure's ground is the page's
+            if theme == "dark":
+                content = content.replace("<svg ", f'<svg fill="{AT_NIGHT["#000000"]}" ', 1)
+                content = re.sub("|".join(AT_NIGHT), lambda color: AT_NIGHT[color[0]], content)
+            name = f"{Path(self.builder.images[uri]).stem}-{theme}.svg"
+            target = Path(self.builder.outdir, self.builder.imagedir, name)
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(content, encoding="utf-8")
+            source = posixpath.join(self.builder.imgpath, name)
+            new = f'src="{source}" width="{width:.0f}" height="{height:.0f}" class="drawn only-{theme}"{loading}'
+            self.body.append(re.sub(r' (src|class)="[^"]*"', "", written).replace("<img ", f"<img {new} ", 1))
 
 
 def describe(doctree: nodes.document, limit: int = 200) -> str:

@@ -7,7 +7,6 @@ kernel, Python's version, the random identifiers of widgets. The picture made by
 written to `book/images`, for the landing page and the README.
 """
 
-import base64
 import sys
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).parents[1]
 STATE = "application/vnd.jupyter.widget-state+json"
-SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png"}
 
 
 def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
@@ -41,14 +39,13 @@ def number_widgets(notebook: NotebookNode) -> NotebookNode:
     return nbformat.reads(text, as_version=4)
 
 
-def hero(notebook: NotebookNode) -> tuple[str, bytes] | None:
-    """Return the suffix and the bytes of the picture made by the cell tagged `hero`, if the notebook has one."""
+def hero(notebook: NotebookNode) -> str | None:
+    """Return the figure made by the cell tagged `hero`, as SVG, if the notebook has one."""
     for cell in notebook.cells:
         if "hero" in cell.metadata.get("tags", []):
             for output in cell.outputs:
-                for mime, suffix in SUFFIXES.items():
-                    if mime in output.get("data", {}):
-                        return suffix, base64.b64decode(output.data[mime])
+                if "image/svg+xml" in output.get("data", {}):
+                    return output.data["image/svg+xml"]
     return None
 
 
@@ -59,10 +56,9 @@ def main(paths: list[str]) -> None:
         notebook = execute(nbformat.read(path, as_version=4), path.parent)
         path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
         if picture := hero(notebook):
-            suffix, content = picture
-            target = ROOT / "book" / "images" / f"hero{suffix}"
+            target = ROOT / "book" / "images" / "hero.svg"
             target.parent.mkdir(exist_ok=True)
-            target.write_bytes(content)
+            target.write_text(picture, encoding="utf-8")
             print(f"wrote {target.relative_to(ROOT)}")
 
 

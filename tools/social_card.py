@@ -1,14 +1,17 @@
 """The picture that other sites show beside a link to a page: its title, its question, and the book's three pictures."""
 
+import io
+import re
+from base64 import b64decode
 from pathlib import Path
 from textwrap import wrap
 
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-HERO = Path(__file__).parents[1] / "book" / "images" / "hero.jpg"
+HERO = Path(__file__).parents[1] / "book" / "images" / "hero.svg"
 SIZE = (1200, 630)  # what the large networks ask for
-MARGIN = 60
+MARGIN, GAP = 60, 24
 INK, GREY, BLUE = "#1f2430", "#48566b", "#176de8"
 
 
@@ -24,11 +27,11 @@ def draw_card(path: Path, title: str, question: str, book: str) -> None:
             draw.text((MARGIN, y), line, font=font, fill=colour)
             y += int(1.25 * size)
         y += 10
-    with Image.open(HERO) as hero:
-        width = SIZE[0] - 2 * MARGIN
-        height = min(round(hero.height * width / hero.width), SIZE[1] - y - 90)
-        hero = hero.resize((round(hero.width * height / hero.height), height), Image.Resampling.LANCZOS)
-        card.paste(hero, (MARGIN, y + 10))
+    pictures = re.findall(r"data:image/jpeg;base64,([^\"]*)", HERO.read_text(encoding="utf-8"))
+    side = min((SIZE[0] - 2 * MARGIN + GAP) // len(pictures) - GAP, SIZE[1] - y - 90)
+    for i, content in enumerate(pictures):
+        with Image.open(io.BytesIO(b64decode(content))) as picture:
+            card.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (MARGIN + i * (side + GAP), y + 10))
     font = ImageFont.truetype(font_manager.findfont(font_manager.FontProperties(weight="bold")), 26)
     draw.text((MARGIN, SIZE[1] - 62), book if book != title else "", font=font, fill=BLUE)
     path.parent.mkdir(parents=True, exist_ok=True)

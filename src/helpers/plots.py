@@ -2,17 +2,28 @@
 
 The functions `show_...` and `plot_...` show a figure below the cell and return nothing. Those called `..._frame` return
 one state of an interactive figure, for `helpers.widgets`: as HTML, whose words are text in the page's own colours.
+
+Figures are vector graphics (SVG), 4.8 inches wide, so that their words can be read on a telephone. In a notebook,
+importing this module has matplotlib's own `plt.show()` do the same, in the same style. The book's site shows black
+words, and the colours below, in the colours of its light or dark page: on top of a picture write `ON_BRIGHT` or white,
+which stay as they are, in place of black.
 """
 
 import io
-from base64 import b64encode
+import re
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import cycle
+from math import ceil
 
 import matplotlib.pyplot as plt
 import torch
-from IPython.display import Image, display
+from IPython import get_ipython
+from IPython.display import SVG, display
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import resize, to_pil_image
 
@@ -23,18 +34,42 @@ from helpers.training import History
 
 # Okabe and Ito's palette: told apart by readers with any common form of colour blindness. Markers differ as well.
 COLORS = BLUE, ORANGE, GREEN, PINK, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
+MARKERS = "o", "s", "^", "D", "v"
+ON_BRIGHT = "#111111"
+WIDTH = 4.8  # inches
 STYLE = {
-    "axes.prop_cycle": plt.cycler(color=COLORS, marker=["o", "s", "^", "D", "v"]),
+    "axes.facecolor": "none",
     "axes.grid": True,
+    "axes.prop_cycle": plt.cycler(color=COLORS),
     "axes.spines.right": False,
     "axes.spines.top": False,
+    "axes.titlesize": "medium",
+    "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
-    "font.size": 11,
+    "figure.figsize": (WIDTH, 3),
+    "font.size": 10,
     "grid.alpha": 0.3,
+    "image.interpolation": "none",
     "legend.frameon": False,
     "lines.linewidth": 2,
     "lines.markersize": 5,
+    "svg.fonttype": "path",  # words look the same wherever the figure is opened
+    "svg.hashsalt": "helpers",  # the same figure is the same file
 }
+SAVED = {"metadata": {"Date": None, "Creator": None}}
+
+
+def _use_style() -> None:
+    """In a notebook, have `plt.show()` draw like the functions here."""
+    if getattr(get_ipython(), "kernel", None) is not None:
+        from matplotlib_inline.config import InlineBackend
+
+        inline = InlineBackend.instance(parent=get_ipython())
+        inline.figure_formats, inline.print_figure_kwargs = {"svg"}, {"bbox_inches": "tight", **SAVED}
+        plt.rcParams.update(STYLE)
+
+
+_use_style()
 
 
 def amplify(delta: Tensor, factor: float = 50.0) -> Tensor:
@@ -54,13 +89,14 @@ def show_images(images: Tensor, titles: Sequence[str] | None = None, *, rows: Se
     """Show images side by side, or in several rows.
 
     Args:
-        images: (N, 1 or 3, H, W), values in [0, 1], row by row. titles: one for each image of the first row.
+        images: (N, 1 or 3, H, W), values in [0, 1], row by row. titles: one for each image of the first row. Where
+            they are too long for one row, it is broken into several.
         rows: if given, the name of each row; there are as many rows, of equal length.
 
     Raises:
         TypeError, ValueError: these are not images in [0, 1], or the numbers of titles or rows do not fit N.
     """
-    _show(_image_grid(images, titles, rows), "jpeg")
+    _show(_image_grid(images, titles, rows))
 
 
 def show_attack(model: NormalizedModel, x: Tensor, x_adv: Tensor, factor: float = 50.0) -> None:
@@ -75,11 +111,11 @@ def show_attack(model: NormalizedModel, x: Tensor, x_adv: Tensor, factor: float 
     check_images(x_adv, "x_adv")
     (before,), (after,) = top_predictions(model, x, k=1), top_predictions(model, x_adv, k=1)
     titles = [
-        f"x\n{before[0]}, {_percent(before[1])}",
+        f"x\n{before[0]},\n{_percent(before[1])}",
         f"delta\ntimes {factor:g}",
-        f"x + delta\n{after[0]}, {_percent(after[1])}",
+        f"x + delta\n{after[0]},\n{_percent(after[1])}",
     ]
-    _show(_image_grid(torch.cat([x, amplify(x_adv - x, factor), x_adv]), titles), "jpeg")
+    _show(_image_grid(torch.cat([x, amplify(x_adv - x, factor), x_adv]), titles))
 
 
 def top_predictions(model: NormalizedModel, x: Tensor, k: int = 5) -> list[tuple[str, float]]:
@@ -100,7 +136,7 @@ def top_predictions(model: NormalizedModel, x: Tensor, k: int = 5) -> list[tuple
 
 def show_predictions(model: NormalizedModel, x: Tensor, k: int = 5) -> None:
     """Show one image beside a bar chart of its `k` most probable classes; arguments as in `top_predictions`."""
-    _show(_prediction_figure(model, x, k), "jpeg")
+    _show(_prediction_figure(model, x, k))
 
 
 def plot_lines(
@@ -125,8 +161,8 @@ def plot_lines(
         ValueError: a line is not as long as `x`.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-        for label, values in lines.items():
+        figure, axes = plt.subplots(figsize=(WIDTH, 3))
+        for (label, values), marker in zip(lines.items(), cycle(MARKERS), strict=False):
             if len(values) != len(x):
                 raise ValueError(f"lines must have {len(x)} numbers each, as x has; {label!r} has {len(values)}")
             if counts_of is not None:
@@ -134,11 +170,11 @@ def plot_lines(
                 low, high = [100 * p for p in low], [100 * p for p in high]
                 axes.fill_between(x, low, high, alpha=0.2)
                 values = [100 * int(c) / counts_of for c in values]
-            axes.plot(x, values, label=label, markevery=max(1, len(x) // 12))
+            axes.plot(x, values, label=label, marker=marker, markevery=max(1, len(x) // 12))
         axes.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale)
         if len(lines) > 1:
             axes.legend()
-    _show(figure, "png")
+    _show(figure)
 
 
 def show_matrix(values: Tensor, *, xlabel: str, ylabel: str, title: str) -> None:
@@ -154,37 +190,40 @@ def show_matrix(values: Tensor, *, xlabel: str, ylabel: str, title: str) -> None
     if values.ndim != 2:
         raise ValueError(f"values must have shape (rows, columns); got {tuple(values.shape)}")
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 5.2), layout="constrained")
+        figure, axes = plt.subplots(figsize=(WIDTH, 3.9))
         axes.imshow(values.cpu().numpy(), cmap="cividis", aspect="auto")
         middle = (values.nan_to_num(torch.inf).min() + values.nan_to_num(-torch.inf).max()) / 2
         for row in range(values.shape[0]):
             for column in range(values.shape[1]):
                 value = values[row, column]
                 if not value.isnan():
-                    color = "black" if value > middle else "white"
+                    color = ON_BRIGHT if value > middle else "white"
                     axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=color)
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
         axes.set(xticks=range(values.shape[1]), yticks=range(values.shape[0]))
         axes.grid(visible=False)
-    _show(figure, "png")
+    _show(figure)
 
 
-def training_frame(history: History, epochs: int) -> bytes:
-    """Return the training curve so far as a PNG file, for `widgets.LiveCurve`: errors against epochs.
+def training_frame(history: History, epochs: int, alt: str) -> str:
+    """Return the training curve so far, for `widgets.LiveCurve`: errors against epochs, as SVG in the page's colours.
 
     Args:
-        history: what `train` gives to its `on_epoch`. epochs: how many there will be.
+        history: what `train` gives to its `on_epoch`. epochs: how many there will be. alt: the curve in words.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+        figure, axes = plt.subplots(figsize=(WIDTH, 2.6))
         done = range(1, len(history.error) + 1)
-        axes.plot(done, [100 * error for error in history.error], label="training examples, as trained on")
+        axes.plot(done, [100 * error for error in history.error], marker="o", label="training digits, as attacked")
         if history.validation:
-            axes.plot(done, [100 * value for value in history.validation], label="validation")
+            axes.plot(done, [100 * value for value in history.validation], marker="s", label="validation digits")
         axes.set(xlim=(0.5, epochs + 0.5), ylim=(0, 100), xlabel="epoch", ylabel="error (%)")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
-    return _encode(figure, "png", dpi=90)
+        svg = _encode(figure)
+    svg = svg[svg.index("<svg") :].replace("#000000", "currentColor").replace("fill: #ffffff", "fill: none")
+    named = f'<svg role="img" aria-label="{escape(alt)}" fill="currentColor" style="max-width:100%;height:auto" '
+    return svg.replace("<svg ", named, 1)
 
 
 def attack_frame(x: Tensor, delta: Tensor, logits: Tensor, y: int, names: Sequence[str], factor: float = 50.0) -> str:
@@ -305,16 +344,26 @@ def _image_grid(images: Tensor, titles: Sequence[str] | None, rows: Sequence[str
     columns = len(images) // len(rows or [""])
     if titles is not None and len(titles) != columns:
         raise ValueError(f"titles must have one for each of the {columns} images of a row; got {len(titles)}")
+    lines = len(rows or [""])
+    titles = [""] * columns if titles is None else titles
+    if rows is None:  # fewer columns until no title is much wider than its image
+        while columns > 1 and any(len(_fit(t, columns).split("\n")) > 2 + t.count("\n") for t in titles):
+            lines += 1
+            columns = ceil(len(images) / lines)
+    titles = [_fit(title, columns) for title in titles]
     with plt.rc_context(STYLE):
-        width = min(3, 7.2 / columns)  # inches; about seven fill the page's column
+        width = min(2.4, WIDTH / columns)
         height = width * images.shape[2] / images.shape[3]
-        lines = max((title.count("\n") + 1 for title in titles or ()), default=0)
-        size = (width * columns, height * len(rows or [""]) + 0.22 * lines)
-        figure, grid = plt.subplots(len(rows or [""]), columns, figsize=size, layout="constrained", squeeze=False)
-        for i, axes in enumerate(grid.flat):
-            _draw_image(axes, images[i])
-            if titles is not None and i < columns:
-                axes.set_title(titles[i], fontsize=11)
+        words = max(title.count("\n") + 1 if title else 0 for title in titles)
+        size = (width * columns, (height + 0.04) * lines + 0.19 * words * (1 if rows else lines))
+        figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False)
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for i, (axes, image) in enumerate(zip(grid.flat, images, strict=False)):
+            _draw_image(axes, image)
+            if i < len(titles):
+                axes.set_title(titles[i], fontsize=10)
             if rows is not None and i % columns == 0:
                 axes.set_axis_on()
                 axes.set(xticks=[], yticks=[], ylabel=rows[i // columns])
@@ -322,14 +371,28 @@ def _image_grid(images: Tensor, titles: Sequence[str] | None, rows: Sequence[str
     return figure
 
 
+def _fit(title: str, columns: int) -> str:
+    """Break a title at spaces so that its lines fit above an image, as far as that is possible."""
+    lines: list[str] = []
+    for line in title.split("\n"):
+        lines.append("")
+        for word in line.split(" "):
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and TextPath((0, 0), longer, size=10).get_extents().width > 72 * WIDTH / columns - 4:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+    return "\n".join(lines)
+
+
 def _prediction_figure(model: NormalizedModel, x: Tensor, k: int) -> Figure:
     names, probs = zip(*top_predictions(model, x, k), strict=True)
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained", width_ratios=(1, 1.4))
+        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2), width_ratios=(1, 1.2))
         _draw_image(left, x[0])
         bars = right.barh(range(k), probs)
         right.bar_label(bars, [_percent(p) for p in probs], padding=3)
-        right.set(yticks=range(k), yticklabels=names, xlim=(0, 1.18), xlabel="probability", xticks=(0, 0.5, 1))
+        right.set(yticks=range(k), yticklabels=names, xlim=(0, 1.35), xlabel="probability", xticks=(0, 0.5, 1))
         right.invert_yaxis()
         right.grid(axis="y", visible=False)
     return figure
@@ -366,13 +429,26 @@ def _percent(p: float) -> str:
     return f"{100 * p:.1f} %" if p < 0.9995 else "over 99.9 %"
 
 
-def _encode(figure: Figure, kind: str, dpi: int) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=dpi, **({"pil_kwargs": {"quality": 75}} if kind == "jpeg" else {}))
+def _encode(figure: Figure) -> str:
+    """Return a figure as SVG, and close it."""
+    buffer = io.StringIO()
+    with plt.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", **SAVED)
     plt.close(figure)
-    return buffer.getvalue()
+    return re.sub(r"<image [^>]*>", _lighter, buffer.getvalue())
 
 
-def _show(figure: Figure, kind: str) -> None:
-    """Show photographs as JPEG and lines as PNG: each is the smaller for what it holds."""
-    display(Image(_encode(figure, kind, dpi=110)))
+def _lighter(found: re.Match[str]) -> str:
+    """Write a photograph within a figure as JPEG, a fifth of the size, and smooth; small pictures keep their pixels."""
+    element = found[0]
+    start, content, end = re.split(r"data:image/png;base64,([^\"]*)", element)
+    picture = Image.open(io.BytesIO(b64decode(content)))
+    if min(picture.size) < 100:
+        return element
+    picture.convert("RGB").save(buffer := io.BytesIO(), "jpeg", quality=80)
+    end = end.replace("image-rendering:crisp-edges;image-rendering:pixelated", "")
+    return f"{start}data:image/jpeg;base64,{b64encode(buffer.getvalue()).decode()}{end}"
+
+
+def _show(figure: Figure) -> None:
+    display(SVG(_encode(figure)))
