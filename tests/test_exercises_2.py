@@ -1,25 +1,29 @@
 """Exercises of chapter 2: right answers pass, each likely mistake is told apart and gets a hint, nothing raises."""
 
-import math
-
 import pytest
 import torch
+from scipy.stats import binom
 
 from helpers import exercises
 
 pytestmark = pytest.mark.usefixtures("nothing_solved_yet")
 
 
-def wilson(wrong, n, z=1.96):
-    p = wrong / n
-    half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return (p + z**2 / (2 * n) - half) / (1 + z**2 / n), (p + z**2 / (2 * n) + half) / (1 + z**2 / n)
+def coverage(interval, n, p):
+    total = 0.0
+    for wrong in range(n + 1):
+        low, high = interval(wrong, n)
+        total += binom.pmf(wrong, n, p) if low <= p <= high else 0.0
+    return float(total)
 
 
-def wald(wrong, n):
-    p = wrong / n
-    half = 1.96 * math.sqrt(p * (1 - p) / n)
-    return p - half, p + half
+def tally(weight, keep=lambda low, high, p: low <= p <= high):
+    """A coverage that gives the outcomes other weights, or keeps others."""
+
+    def answer(interval, n, p):
+        return float(sum(weight(k, n, p) for k in range(n + 1) if keep(*interval(k, n), p)))
+
+    return answer
 
 
 def worst_score(w, b, x, s, eps):
@@ -31,22 +35,24 @@ def rates(before, after):
 
 
 RIGHT = [
-    ("check_wilson", wilson),
-    ("check_wilson", lambda wrong, n: list(wilson(wrong, n))),
-    ("check_wilson", lambda wrong, n: torch.tensor(wilson(wrong, n, z=1.959964), dtype=torch.float64)),
+    ("check_coverage", coverage),
+    ("check_coverage", lambda interval, n, p: torch.tensor(coverage(interval, n, p), dtype=torch.float64)),
     ("check_worst_margin_l2", worst_score),
     ("check_robust_error", rates),
     ("check_robust_error", lambda before, after: tuple(float(rate) for rate in rates(before, after))),
 ]
 
 WRONG = [
-    ("check_wilson", wald, "whose centre is p"),
-    ("check_wilson", lambda wrong, n: wilson(wrong, n) if wrong else (0.0, 0.0), "With no error seen"),
-    ("check_wilson", lambda wrong, n: wilson(wrong, n, z=1.645), "With p = wrong / n"),
-    ("check_wilson", lambda wrong, n: [100 * end for end in wilson(wrong, n)], "not percent"),
-    ("check_wilson", lambda wrong, n: wilson(wrong, n)[::-1], "lower end comes first"),
-    ("check_wilson", lambda wrong, n: [end * (1 + 1.96**2 / n) for end in wilson(wrong, n)], "divide both ends"),
-    ("check_wilson", lambda wrong, n: wilson(wrong, n)[1], "shape (2,); yours has ()"),
+    ("check_coverage", lambda *_: 0.95, "wrong = 0, ..., n"),
+    ("check_coverage", lambda *arguments: 1 - coverage(*arguments), "misses p"),
+    ("check_coverage", lambda *arguments: 100 * coverage(*arguments), "not percent"),
+    ("check_coverage", tally(lambda k, n, p: 1 / (n + 1)), "not equally likely"),
+    ("check_coverage", tally(lambda k, n, p: 1), "You counted the outcomes"),
+    ("check_coverage", tally(lambda k, n, p: binom.pmf(k, n, p) if k else 0), "No error at all"),
+    ("check_coverage", tally(binom.pmf, lambda low, high, p: low <= p), "Both ends count"),
+    ("check_coverage", tally(binom.pmf, lambda low, high, p: p <= high), "Both ends count"),
+    ("check_coverage", tally(lambda k, n, p: binom.pmf(k, n, k / n)), "not with wrong / n"),
+    ("check_coverage", lambda interval, n, p: interval(round(n * p), n), "shape (); yours has (2,)"),
     ("check_worst_margin_l2", lambda w, b, x, s, eps: x @ w + b - eps * w.norm(), "the sign s is missing"),
     ("check_worst_margin_l2", lambda w, b, x, s, eps: s * (x @ w) - eps * w.norm(), "b is missing"),
     ("check_worst_margin_l2", lambda w, b, x, s, eps: s * (x @ w) + b - eps * w.norm(), "s multiplies b, too"),

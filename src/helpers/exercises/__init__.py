@@ -7,7 +7,7 @@ mechanism is in `_check`, the checks of each chapter in a module of its own.
 
 from helpers.exercises._check import Case, check, progress
 from helpers.exercises.chapter_1 import check_cross_entropy, check_eps_in_normalized_units, check_softmax
-from helpers.exercises.chapter_2 import check_robust_error, check_wilson, check_worst_margin_l2
+from helpers.exercises.chapter_2 import check_coverage, check_robust_error, check_worst_margin_l2
 from helpers.exercises.chapter_3 import check_pgd_step, check_project, check_smallest_eps
 from helpers.exercises.chapter_4 import check_difference, check_least_likely
 from helpers.exercises.chapter_5 import check_danskin, check_trades_loss
@@ -15,6 +15,7 @@ from helpers.exercises.chapter_5 import check_danskin, check_trades_loss
 __all__ = [
     "Case",
     "check",
+    "check_coverage",
     "check_cross_entropy",
     "check_danskin",
     "check_difference",
@@ -26,7 +27,6 @@ __all__ = [
     "check_smallest_eps",
     "check_softmax",
     "check_trades_loss",
-    "check_wilson",
     "check_worst_margin_l2",
     "progress",
 ]

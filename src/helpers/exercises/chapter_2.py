@@ -3,32 +3,49 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from scipy.stats import binom
 from torch import Tensor
 
 from helpers.exercises._check import Case, check
 from helpers.risk import wilson_interval
 
 
-def check_wilson(wilson: Callable[[int, int], tuple[float, float]], solution: bool = False) -> None:
-    """Exercise 2.1: `wilson` takes the number of errors and of examples, and returns the 95 % interval's two ends."""
-    hint = "With p = wrong / n and z = 1.96: centre (p + z^2 / 2n) / (1 + z^2 / n); see the formula above for the rest."
-    none = "With no error seen, the lower end is 0 and the upper one is not: about z^2 / n."
+def check_coverage(
+    coverage: Callable[[Callable[[int, int], tuple[float, float]], int, float], float], solution: bool = False
+) -> None:
+    """Exercise 2.1: `coverage` takes a rule for an interval, n and p, and returns how often the interval contains p."""
+    hint = "Go through wrong = 0, ..., n, and add binom.pmf(wrong, n, p) where low <= p <= high."
     cases = []
-    for (wrong, n), why in (((10, 200), hint), ((60, 100), hint), ((0, 100), none)):
-        ends, p = torch.tensor(wilson_interval(wrong, n)), wrong / n
-        half = 1.96 * math.sqrt(p * (1 - p) / n)
+    for rule, n, p in ((_textbook, 20, 0.1), (wilson_interval, 20, 0.1), (_textbook, 200, 0.002)):
+        wrong = np.arange(n + 1)
+        low, high = np.transpose([rule(int(k), n) for k in wrong])
+        hit, chance = (low <= p) & (p <= high), binom.pmf(wrong, n, p)
+        right = chance[hit].sum()
         mistakes = [
-            (ends.flip(0), "The lower end comes first."),
-            (100 * ends, "Return rates between 0 and 1, not percent."),
-            (ends * (1 + 1.96**2 / n), "The last step is missing: divide both ends by 1 + z^2 / n."),
+            (1 - right, "That is how often the interval misses p."),
+            (100 * right, "Return a rate between 0 and 1, not percent."),
+            (hit.mean(), "Outcomes are not equally likely: each counts with its probability, binom.pmf(wrong, n, p)."),
+            (hit.sum(), "You counted the outcomes; add their probabilities, binom.pmf(wrong, n, p)."),
+            (chance[hit & (wrong < n)].sum() - chance[0] * hit[0], "No error at all, wrong = 0, is an outcome too."),
+            (chance[low <= p].sum(), "Both ends count: low <= p and p <= high."),
+            (chance[p <= high].sum(), "Both ends count: low <= p and p <= high."),
+            (
+                binom.pmf(wrong, n, wrong / n)[hit].sum(),
+                "The outcomes are drawn with the true rate p, not with wrong / n.",
+            ),
         ]
-        if wrong:
-            textbook = "This is p plus or minus z sqrt(p (1 - p) / n), whose centre is p. Wilson's is not: " + hint
-            mistakes += [(torch.tensor([p - half, p + half]), textbook)]
-        cases.append(Case((wrong, n), ends, why, mistakes, tolerance=1e-3))
-    told = "No error in 100 examples is compatible with an error rate of almost 4 %."
-    check("2.1", wilson, cases, told, solution=solution)
+        told = [(torch.tensor(float(value)), why) for value, why in mistakes if abs(value - right) > 1e-3]
+        cases.append(Case((rule, n, p), torch.tensor(float(right)), hint, told, tolerance=1e-4))
+    told = "Near a rate of zero the textbook rule breaks its promise badly, and Wilson's comes close to it."
+    check("2.1", coverage, cases, told, solution=solution)
+
+
+def _textbook(wrong: int, n: int) -> tuple[float, float]:
+    p = wrong / n
+    half = 1.96 * math.sqrt(p * (1 - p) / n)
+    return p - half, p + half
 
 
 def check_worst_margin_l2(
