@@ -410,7 +410,7 @@ def test_two_models_are_compared_image_by_image():
     assert found.only[1] == [i for i in range(10) if second[i] and not first[i]]
     one, two = map(len, found.only)
     assert found.p == binomtest(one, one + two).pvalue
-    assert f"fooled only A: {one} images; only B: {two}" in str(found)
+    assert f"only A wrong: {one} images; only B wrong: {two}" in str(found)
     assert compare(a, a).p == 1
 
 
@@ -435,6 +435,8 @@ def test_discordant_images_are_shown(monkeypatch):
     assert torch.equal(shown[0][0], x[[1, 3]]) and shown[0][1]["rows"] == ["only A wrong", "only B wrong"]
     with pytest.raises(ValueError, match="x must hold the 6 images"):
         found.show(x[:3])
+    with pytest.raises(ValueError, match="or others"):
+        found.show(x.flip(0))
 
 
 @pytest.mark.parametrize(
@@ -445,6 +447,7 @@ def test_discordant_images_are_shown(monkeypatch):
         ({"norm": "l2"}, "the same norm"),
         ({"batches": (X[:9], Y[:9])}, "the same number of images; got 10 and 9"),
         ({"batches": (X.flip(0), Y.flip(0))}, "the same images in the same order; "),
+        ({"batches": (X, Y.flip(0))}, "the same labels in the same order; "),
     ],
 )
 def test_what_cannot_be_compared_is_refused(other, words):

@@ -30,7 +30,7 @@ class Protocol:
 
     Args:
         eps, norm: the perturbation set, as `pgd` takes them.
-        steps: gradient steps of the ensemble's attacks, at least 10.
+        steps: gradient steps of the ensemble's losses, at least 10; each target has two fifths of them.
         restarts: how often the ensemble's losses are run, at least 1; all but the first of them from random points.
         targets: how many wrong classes the ensemble aims at, the likeliest first; 0 for none.
         autoattack: let AutoAttack (Croce and Hein 2020) loose on what is still standing; needs `pyautoattack`.
@@ -43,7 +43,7 @@ class Protocol:
 
     eps: float
     norm: str = "linf"
-    steps: int = 100
+    steps: int = 50
     restarts: int = 1
     targets: int = 9
     autoattack: bool = False
@@ -75,7 +75,7 @@ class Protocol:
             options = {**auto, "loss": loss, "random_start": True, "restarts": self.restarts}
             found[f"+ {self.steps} steps, {loss.replace('_', '-')}"] = options
         if self.targets:
-            found[f"+ {self.targets} targets"] = {"loss": "difference", "steps": max(10, 2 * self.steps // 5)}
+            found[f"+ {self.targets} targets"] = {**auto, "loss": "difference", "steps": max(10, 2 * self.steps // 5)}
         if self.autoattack:
             found["+ AutoAttack"] = {}
         return found
@@ -209,12 +209,13 @@ class Watch:
 
     def append(self, now: Iterate) -> None:
         """Look at one iterate; `pgd` calls this for each."""
-        self.see(now.rows, self.x[now.rows] + now.delta, now.logits)
+        self.see(now.rows, now.delta, now.logits)
 
-    def see(self, rows: Tensor, x_adv: Tensor, logits: Tensor) -> None:
-        """Keep those of `rows` that are misclassified, as attacked images `x_adv`."""
+    def see(self, rows: Tensor, delta: Tensor, logits: Tensor) -> None:
+        """Keep those of `rows` that are misclassified, as images changed by `delta`."""
         hit = logits.argmax(1) != self.y[rows]
-        self.x_adv[rows[hit]], self.fooled[rows[hit]] = x_adv[hit], True
+        if hit.any():
+            self.x_adv[rows[hit]], self.fooled[rows[hit]] = self.x[rows[hit]] + delta[hit], True
         if time.monotonic() > self.until:
             raise OutOfTimeError
 
@@ -225,9 +226,9 @@ def _noise(protocol: Protocol, start: int) -> Callable:
     def attack(model: Model, x: Tensor, y: Tensor, eps: float, watch: Watch) -> None:
         allowed, stream = perturbation_set(protocol.norm, eps), _stream(protocol, start)
         for _ in range(10):
-            x_adv = x + allowed.random(x, stream)
+            delta = allowed.random(x, stream)
             with torch.no_grad():
-                watch.see(torch.arange(len(x), device=x.device), x_adv, model(x_adv))
+                watch.see(torch.arange(len(x), device=x.device), delta, model(x + delta))
 
     return attack
 
@@ -267,9 +268,9 @@ def _attacks(protocol: Protocol, start: int) -> dict[str, Callable]:
         with torch.random.fork_rng():
             x_adv, _ = judge.run_standard_evaluation(x, y, batch_size=len(x))
         inside = perturbation_set(protocol.norm, eps)
-        x_adv = x + inside.project(x_adv - x, x)
+        delta = inside.project(x_adv - x, x)
         with torch.no_grad():
-            watch.see(torch.arange(len(x), device=x.device), x_adv, model(x_adv))
+            watch.see(torch.arange(len(x), device=x.device), delta, model(x + delta))
 
     kinds = {"+ AutoAttack": lambda: standard, f"+ {protocol.targets} targets": aim}
     return {name: kinds.get(name, climb)(**more) for name, more in protocol.rungs.items()}

@@ -81,13 +81,14 @@ def evaluate(
     report = Report(_settings(protocol, door, model, batch_size), {}, _count(batches))
     if resume is not None:
         report.take_over(resume if isinstance(resume, Report) else Report.load(resume))
-    bar = tqdm(total=report.expected, desc="evaluate", unit=" images", disable=True if rank else None)
+    quiet = {"disable": True} if rank else {}  # else as the environment has it
+    bar = tqdm(total=report.expected, desc="evaluate", unit=" images", leave=False, **quiet)
     try:
         start = 0
         for number, (x, y) in enumerate(_cut(batches, batch_size)):
-            ids = _fingerprints(x, y)
+            ids = _fingerprints(x)
             if number in report.parts:
-                report.check_same(number, ids, door, x)
+                report.check_same(number, ids, door, x, y)
             elif number % world == rank:
                 left = float("inf") if minutes is None else begun + 60 * minutes - time.monotonic()
                 if left <= 0 and report.parts:
@@ -296,10 +297,10 @@ class Report:
         self.parts.update(complete)
         self.settings["seconds"] = other.settings.get("seconds", 0.0)
 
-    def check_same(self, number: int, ids: list[str], model: AnyModel, x: Tensor) -> None:
+    def check_same(self, number: int, ids: list[str], model: AnyModel, x: Tensor, y: Tensor) -> None:
         """Check that a batch that was done before holds the same images and that the model says the same of them."""
         part = self.parts[number]
-        if part["ids"] != ids:
+        if part["ids"] != ids or part["y"] != y.tolist():
             raise ValueError(f"batches must be those of the report; batch {number} differs (is the loader shuffled?)")
         with torch.no_grad(), frozen(model):
             first, _ = model.move(x[:4], torch.zeros(1))
@@ -346,8 +347,8 @@ class Comparison:
         a, b = self.names
         first, second = map(len, self.only)
         chance = f"{self.p:.2g}" if self.p >= 1e-4 else "below 0.0001"
-        lines = [f"A, {a}: {self.errors[0]}", f"B, {b}: {self.errors[1]}"]
-        lines.append(f"fooled only A: {first} images; only B: {second}; McNemar's exact test: p {chance}")
+        lines = [f"A: {a}", f"   {self.errors[0]}", f"B: {b}", f"   {self.errors[1]}"]
+        lines.append(f"only A wrong: {first} images; only B wrong: {second}; McNemar's exact test: p {chance}")
         for letter, rows in zip("AB", self.only, strict=True):
             more = f" and {len(rows) - 12} more" if len(rows) > 12 else ""
             lines.append(f"only {letter}: {', '.join(map(str, rows[:12])) or 'none'}{more}")
@@ -367,8 +368,8 @@ class Comparison:
         rows = [part[:count] for part in self.only if part]
         if not rows:
             raise ValueError("there is nothing to show: each image fools both models or neither")
-        if len(x) != len(self._ids):
-            raise ValueError(f"x must hold the {len(self._ids)} images that were evaluated; got {len(x)}")
+        if _fingerprints(x) != list(self._ids):
+            raise ValueError(f"x must hold the {len(self._ids)} images that were evaluated; got {len(x)}, or others")
         names = [f"only {letter} wrong" for letter, part in zip("AB", self.only, strict=True) if part]
         width = min(map(len, rows))
         show_images(x[[i for part in rows for i in part[:width]]], rows=names)
@@ -395,10 +396,12 @@ def compare(a: Report, b: Report) -> Comparison:
     }.items():
         if one != other:
             raise ValueError(f"a and b must have {what}; got {one} and {other}")
-    ids = [[each for part in report._parts() for each in part["ids"]] for report in (a, b)]
-    if ids[0] != ids[1]:
-        same = sum(x == y for x, y in zip(*ids, strict=True))
-        raise ValueError(f"a and b must be of the same images in the same order; {same} of {len(a)} agree")
+    for what, key in {"images": "ids", "labels": "y"}.items():
+        named = [[each for part in report._parts() for each in part[key]] for report in (a, b)]
+        if named[0] != named[1]:
+            same = sum(one == other for one, other in zip(*named, strict=True))
+            raise ValueError(f"a and b must be of the same {what} in the same order; {same} of {len(a)} agree")
+    ids = [each for part in a._parts() for each in part["ids"]]
     first, second = (report.errors(report.rungs[-1]) for report in (a, b))
     only = (first & ~second).nonzero()[:, 0].tolist(), (second & ~first).nonzero()[:, 0].tolist()
     notes = [f"{name} is not complete: {r.stopped}" for name, r in (("A", a), ("B", b)) if r.stopped]
@@ -406,7 +409,7 @@ def compare(a: Report, b: Report) -> Comparison:
     if a.settings["protocol"] != b.settings["protocol"]:
         notes.append("the two had different attacks")
     names, errors = tuple(r.settings["model"] for r in (a, b)), (a.robust_error, b.robust_error)
-    return Comparison(names, errors, only, mcnemar(first, second), tuple(notes), tuple(ids[0]))
+    return Comparison(names, errors, only, mcnemar(first, second), tuple(notes), tuple(ids))
 
 
 def mcnemar(first: Tensor, second: Tensor, alternative: str = "two-sided") -> float:
@@ -466,13 +469,10 @@ def _count(batches: Any) -> int | None:
     return None
 
 
-def _fingerprints(x: Tensor, y: Tensor) -> list[str]:
-    """Return a short name for each labelled image, by which another run knows it again."""
-    rows = (x.detach().cpu().double() * 65535).round().to(torch.int32).flatten(1).numpy()
-    return [
-        hashlib.blake2b(row.tobytes() + label.to_bytes(8, "big", signed=True), digest_size=6).hexdigest()
-        for row, label in zip(rows, y.tolist(), strict=True)
-    ]
+def _fingerprints(x: Tensor) -> list[str]:
+    """Return a short name for each image, by which another run knows it again."""
+    levels = ((65535 * image.detach().cpu().double()).round().to(torch.int32) for image in x)
+    return [hashlib.blake2b(image.numpy().tobytes(), digest_size=6).hexdigest() for image in levels]
 
 
 def _explained(run: Any, protocol: Protocol, model: AnyModel, x: Tensor, *rest: Any) -> Part:

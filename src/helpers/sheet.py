@@ -79,7 +79,7 @@ def _heading(report: "Report") -> list[str]:
     norm = {"linf": "l-inf", "l2": "l2"}[protocol["norm"]]
     lines = [
         f"Robustness of {settings['model']}, {classes} classes",
-        f"{len(report):,}{of} images, {norm}, {budget}, inside the pixel box [0, 1]",
+        f"{len(report):,}{of} images, {norm}, {budget}, in the pixel box",
     ]
     if report.stopped:
         lines.append(f"NOT COMPLETE: {report.stopped}. evaluate(..., resume=report) goes on.")
