@@ -447,10 +447,8 @@ def _cut(batches: Any, size: int) -> Iterator[tuple[Tensor, Tensor]]:
             got = "a single label" if isinstance(y, Tensor | int) else type(y).__name__
             hint = "Of a data set make batches: DataLoader(dataset, batch_size=250)."
             raise TypeError(f"batches must yield labels (N,) as a tensor; got {got}. {hint}")
-        if y.dtype in (torch.int32, torch.int16, torch.int8, torch.uint8):
-            raise TypeError(f"batches must yield labels of int64; got {y.dtype}. Convert them: y.long().")
-        check_images(x, "the images of batches")
-        check_labels(y.to(x.device), x, "the labels of batches")
+        check_images(x, half=True)
+        check_labels(y.to(x.device), x)
         yield from zip(x.split(size), y.to(x.device).split(size), strict=True)
 
 
@@ -480,21 +478,13 @@ def _explained(run: Any, protocol: Protocol, model: AnyModel, x: Tensor, *rest: 
     try:
         with torch.no_grad(), frozen(model):
             shown = model.move(x[:2], torch.zeros(1))[0]
-            logits = model(shown)
+            model(shown)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         raise ValueError(
             f"model must take images of shape {tuple(x.shape)}, {shown.dtype}, on {shown.device}; it raised: {error}. "
             "If it hides a network of another precision or on another device, convert inside: "
             "lambda x: network(x.half().cuda()).float()."
         ) from error
-    if isinstance(logits, dict):
-        name = "logits" if "logits" in logits else next(iter(logits), "logits")
-        raise TypeError(f"model must return logits; got a dictionary of {list(logits)}: lambda x: model(x)[{name!r}]")
-    if isinstance(logits, Tensor) and logits.ndim <= 2 and logits.numel() == len(logits):
-        raise ValueError(
-            f"model must return K >= 2 logits an image; got shape {tuple(logits.shape)}. For one logit z of class 1: "
-            "lambda x: torch.stack([0 * z, z], 1) with z = model(x).flatten()."
-        )
     return run(protocol, model, x, *rest)
 
 
