@@ -290,10 +290,10 @@ def test_target_chooser_offers_every_class_but_the_true_one_and_aims_at_the_chos
     figure.controls["target"].value = others[3]
     clock.fire().result(30)
     trace = []
-    pgd(model, x, y, 0.3, target=torch.tensor(others[3:4]), steps=12, trace=trace)
-    p = trace[12].logits.softmax(1)[0]
+    pgd(model, x, y, 0.3, target=torch.tensor(others[3:4]), loss="cross_entropy", steps=20, trace=trace)
+    p = trace[20].logits.softmax(1)[0]
     said, chosen = model.class_names[p.argmax()], model.class_names[others[3]]
-    assert figure.words.value == f"Step 12: the model says {said}; p({chosen}) = {p[others[3]]:.2g}."
+    assert figure.words.value == f"Step 20: the model says {said}; p({chosen}) = {p[others[3]]:.2g}."
 
 
 def test_networks_are_compared_each_under_its_own_attack(clock):

@@ -68,7 +68,9 @@ def attack_explorer(model: NormalizedModel, x: Tensor, y: Tensor) -> Explorer:
 
 
 def target_chooser(model: NormalizedModel, x: Tensor, y: Tensor, targets: Sequence[int], eps: float) -> Explorer:
-    """Return a figure of twelve steps of a targeted attack: choose the class that the model is to name, and the step.
+    """Return a figure of twenty steps of a targeted attack: choose the class that the model is to name, and the step.
+
+    The attack lowers the cross-entropy of the target.
 
     Args:
         model: a classifier with class names. x: (1, 3, H, W), values in [0, 1]. y: (1,), the true class.
@@ -79,15 +81,15 @@ def target_chooser(model: NormalizedModel, x: Tensor, y: Tensor, targets: Sequen
 
     @lru_cache(maxsize=4)
     def path(target: int) -> list[Iterate]:
-        return _path(model, x, y, eps, target=torch.full_like(y, target), steps=12)
+        return _path(model, x, y, eps, target=torch.full_like(y, target), loss="cross_entropy", steps=20)
 
     def draw(target: int, step: int) -> Frame:
         return _attacked(model, x, y, path(target)[step], target)
 
     names = sorted((name.lower(), name, k) for k, name in enumerate(model.class_names) if k != int(y))
     classes = ipywidgets.Dropdown(options=[option[1:] for option in names], value=targets[0], description="target")
-    controls = {"target": classes, "step": _slider("step", range(13), 12)}
-    return Explorer(draw, controls, {"target": targets, "step": range(0, 13, 3)})
+    controls = {"target": classes, "step": _slider("step", range(21), 20)}
+    return Explorer(draw, controls, {"target": targets, "step": range(0, 21, 5)})
 
 
 def compare_networks(networks: Mapping[str, nn.Module], x: Tensor, y: Tensor, show: int = 8) -> Explorer:
