@@ -234,7 +234,7 @@ def test_digits_frame_marks_wrong_answers_also_without_colour():
     said, y = torch.tensor([[3, 4], [3, 9]]), torch.tensor([3, 4])
     page, pictures = read(plots.digits_frame(images, said, y, ["weak", "strong"]))
     assert [(p.size, p.format, p.getpixel((30, 5))) for p in pictures] == [((56, 28), "PNG", 0), ((56, 28), "PNG", 255)]
-    assert [b.text for b in page.find_all("b")] == ["3", "4", "3", "9\xa0✗"]
+    assert [b.text for b in page.find_all("b")] == ["3→3", "4→4", "3→3", "4→9\xa0✗"]
     assert [img["alt"] for img in page.find_all("img")] == [
         "2 attacked digits, [3, 4]. The weak network says [3, 4].",
         "2 attacked digits, [3, 4]. The strong network says [3, 9].",

@@ -283,6 +283,28 @@ def test_attack_explorer_shows_the_attack_that_its_controls_describe(clock, mode
     assert "changes up to 3.50 levels" in figure.picture.value
 
 
+def test_the_search_closes_in_on_what_fools_the_model_and_judges_the_guess(model, x, y):
+    figure = widgets.find_smallest_eps(model, x, y)
+    assert "the search begins" in figure.words.value
+    figure.controls["guess"].value = 4.0
+    figure.controls["step"].value = 7
+    low, high, ratio = map(
+        float, re.search(r"between ([\d.]+) and ([\d.]+)\..* ([\d.e+]+) times", figure.words.value).groups()
+    )
+    assert high / low == pytest.approx(2 ** (10 / 2**7), rel=0.02) and ratio == pytest.approx(4 / high, rel=0.06)
+    for eps, fooled in ((low, False), (high, True)):
+        if 1 / 60 < eps < 15:  # the ends of the range itself are not tried
+            trace = []
+            pgd(model, x, y, eps / 255, steps=10, trace=trace)
+            assert any(at.fooled.item() for at in trace) == fooled
+
+
+def test_the_slider_with_a_button_moves_with_it(model, x, y):
+    figure = widgets.attack_explorer(model, x, y)
+    (button,) = [child for child in figure.children if isinstance(child, ipywidgets.Play)]
+    assert (button.min, button.max, button.value) == (0, 12, figure.controls["step"].index)
+
+
 def test_target_chooser_offers_every_class_but_the_true_one_and_aims_at_the_chosen(clock, model, x, y):
     others = [k for k in range(6) if k != y]
     figure = widgets.target_chooser(model, x, y, others[:2], 0.3)

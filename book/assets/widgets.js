@@ -10,6 +10,26 @@ const make = (tag, properties, ...children) => {
 };
 let controls = 0;
 
+// Return a button that moves a slider to its end, a step every 700 ms; for those who asked for less motion, none.
+function player(input) {
+  let timer;
+  const stop = () => { clearInterval(timer); timer = undefined; button.textContent = "Play"; };
+  const move = () => {
+    if (input.value === input.max || !input.isConnected) return stop();
+    input.stepUp();
+    input.dispatchEvent(new Event("input"));
+  };
+  const button = make("button", { type: "button", className: "explorer-play", textContent: "Play" });
+  button.onclick = () => {
+    if (timer) return stop();
+    if (input.value === input.max) { input.value = 0; input.dispatchEvent(new Event("input")); }
+    timer = setInterval(move, 700);
+    button.textContent = "Pause";
+  };
+  for (const event of ["pointerdown", "keydown"]) input.addEventListener(event, stop);
+  return button;
+}
+
 // Return a control that offers the stored options only, and a function that tells which of them is chosen.
 function control({ _model_name: kind, _options_labels: labels, index, description }, kept, changed) {
   const names = kept.map((place) => labels[place]);
@@ -33,10 +53,12 @@ function control({ _model_name: kind, _options_labels: labels, index, descriptio
 
 // Return a figure of helpers.explorer: controls, further widgets, the picture, the words below it, and the stored states.
 function explorer(parts) {
-  const { kept, frames, shared } = JSON.parse(parts.at(-1).value.replace(/^<script[^>]*>|<\/script>$/g, ""));
+  const { kept, frames, shared, play } = JSON.parse(parts.at(-1).value.replace(/^<script[^>]*>|<\/script>$/g, ""));
   const picture = make("div", { innerHTML: parts.at(-3).value });
   const words = make("p", { className: "explorer-words", ariaLive: "polite", innerHTML: parts.at(-2).value });
   const inputs = kept.map((places, i) => control(parts[i], places, show));
+  if (play !== null && !matchMedia("(prefers-reduced-motion: reduce)").matches)
+    inputs[play][0].append(player(inputs[play][0].querySelector("input")));
   function show() {
     const [html, text] = frames[inputs.reduce((place, [, chosen], i) => place * kept[i].length + chosen(), 0)];
     picture.innerHTML = html.replace(/\{(\d+)\}/g, (_, n) => shared[n]);

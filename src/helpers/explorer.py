@@ -37,6 +37,7 @@ class Explorer(ipywidgets.VBox):
         controls: widgets with options (`SelectionSlider`, `Dropdown`) by the names that `draw` uses.
         stored: for each control the values to store; all combinations are drawn now.
         extra: more widgets, put below the controls.
+        play: the name of a slider that gets a button which moves it from step to step.
 
     Raises:
         ValueError: a stored value is no option of its control, or the control's present value is not stored.
@@ -48,6 +49,7 @@ class Explorer(ipywidgets.VBox):
         controls: Mapping[str, Any],
         stored: Mapping[str, Sequence[Any]],
         extra: Sequence[ipywidgets.Widget] = (),
+        play: str | None = None,
     ) -> None:
         self.draw, self.controls = draw, dict(controls)
         kept = []  # the places of the stored values among the options
@@ -64,7 +66,13 @@ class Explorer(ipywidgets.VBox):
         self.frames = {wish: draw(**dict(zip(self.controls, wish, strict=True))) for wish in wishes}
         self.picture, self.words = ipywidgets.HTML(), ipywidgets.HTML()
         self.words.add_class("explorer-words")
-        store = ipywidgets.HTML(_pack(kept, list(self.frames.values())), layout={"display": "none"})
+        played = None if play is None else list(self.controls).index(play)
+        store = ipywidgets.HTML(_pack(kept, list(self.frames.values()), played), layout={"display": "none"})
+        if play is not None:  # in the browser the button moves the slider, in Python the slider is followed
+            slider = self.controls[play]
+            button = ipywidgets.Play(max=len(slider.options) - 1, value=slider.index, interval=700)
+            ipywidgets.jslink((button, "value"), (slider, "index"))
+            extra = [button, *extra]
         super().__init__([*self.controls.values(), *extra, self.picture, self.words, store])
         self.add_class("explorer")
         self._number, self._lock, self._timer = 0, threading.Lock(), threading.Timer(0, int)
@@ -109,7 +117,7 @@ def failure(error: Exception) -> Frame:
     return Frame("", f"{type(error).__name__}: {error}")
 
 
-def _pack(kept: list[list[int]], frames: list[Frame]) -> str:
+def _pack(kept: list[list[int]], frames: list[Frame], play: int | None) -> str:
     """Return the stored states for the site's script, in a form that browsers leave alone.
 
     Long attributes, pictures above all, are stored once, however many states share them.
@@ -119,5 +127,5 @@ def _pack(kept: list[list[int]], frames: list[Frame]) -> str:
         [re.sub(r'"([^"]{60,})"', lambda long: f'"{{{shared.setdefault(long[1], len(shared))}}}"', html), escape(words)]
         for html, words in frames
     ]
-    content = json.dumps({"kept": kept, "frames": packed, "shared": list(shared)}).replace("</", "<\\/")
+    content = json.dumps({"kept": kept, "frames": packed, "shared": list(shared), "play": play}).replace("</", "<\\/")
     return f'<script type="application/json">{content}</script>'

@@ -13,9 +13,10 @@ import io
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from html import escape
 from itertools import cycle
-from math import ceil
+from math import ceil, log2
 
 import matplotlib.pyplot as plt
 import torch
@@ -270,13 +271,60 @@ def digits_frame(images: Tensor, said: Tensor, y: Tensor, names: Sequence[str]) 
     for name, row, answers in zip(names, images, said.tolist(), strict=True):
         right = [a == k for a, k in zip(answers, y.tolist(), strict=True)]
         alt = f"{len(answers)} attacked digits, {y.tolist()}. The {name} network says {answers}."
-        strip = html_picture(torch.cat(list(row), dim=2), alt, width=40 * len(answers), kind="png")
+        strip = html_picture(torch.cat(list(row), dim=2), alt, width=56 * len(answers), kind="png")
         marks = [
-            f'<b style="flex:1;text-align:center;font-weight:{400 if ok else 700}">{a}{"" if ok else "&nbsp;✗"}</b>'
-            for a, ok in zip(answers, right, strict=True)
+            f'<b style="flex:1;text-align:center;font-weight:{400 if ok else 700}">{k}→{a}{"" if ok else "&nbsp;✗"}</b>'
+            for k, a, ok in zip(y.tolist(), answers, right, strict=True)
         ]
-        rows.append(_captioned(f'{strip}<div style="display:flex">{"".join(marks)}</div>', f"{name} network"))
+        caption = f"{name} network: the digit → its answer"
+        rows.append(_captioned(f'{strip}<div style="display:flex">{"".join(marks)}</div>', caption))
     return _row(*rows)
+
+
+def guess_frame(image: Tensor, said: Mapping[str, int], y: int) -> str:
+    """Return one large digit, with what it is and what networks say about it folded away, as HTML.
+
+    Args:
+        image: (1, H, W), values in [0, 1]. said: the answer of each network, by name. y: the true class.
+    """
+    answers = ", ".join(f"the {name} network says {k}" for name, k in said.items())
+    folded = (
+        "<details><summary>What is it? Guess, then see what the networks say.</summary>"
+        f"<p>It is a {y}; {answers}. (The attack was made for the {list(said)[-1]} network.)</p></details>"
+    )
+    picture = html_picture(image, "An attacked digit, for you to guess.", width=168, kind="png")
+    return _row(picture, f'<div style="flex:1;min-width:15em">{folded}</div>')
+
+
+def search_frame(tried: Sequence[tuple[float, bool]], ends: tuple[float, float], guess: float, alt: str) -> str:
+    """Return a line of values of eps, in grey levels, with those tried, the range that is left, and a guess, as SVG.
+
+    Args:
+        tried: each eps and whether it fooled the model. ends: of the range, as powers of two. guess: an eps.
+        alt: the figure in words.
+    """
+
+    def place(power: float) -> float:
+        return 20 + 29 * (power + 6)
+
+    parts = ['<path d="M20 46h290" stroke="currentColor" stroke-opacity="0.5"/>']
+    for power in range(-6, 5, 2):
+        parts.append(
+            f'<path d="M{place(power):.0f} 42v8" stroke="currentColor"/>'
+            f'<text x="{place(power):.0f}" y="70" text-anchor="middle">{Fraction(2) ** power}</text>'
+        )
+    left, right = map(place, ends)
+    parts.append(
+        f'<rect x="{left:.1f}" y="40" width="{right - left:.1f}" height="12" fill="{SKY}" fill-opacity="0.6"/>'
+    )
+    for eps, fooled in tried:
+        x = place(log2(eps))
+        look = f'fill="{ORANGE}"' if fooled else f'fill="none" stroke="{BLUE}" stroke-width="2"'
+        parts.append(f'<circle cx="{x:.1f}" cy="46" r="5" {look}/>')
+    x = place(log2(guess))
+    anchor = "start" if x < 60 else "end" if x > 260 else "middle"
+    parts.append(f'<path d="M{x:.1f} 36l-6 -12h12z"/><text x="{x:.1f}" y="18" text-anchor="{anchor}">your guess</text>')
+    return _captioned(_svg(330, 76, alt, "".join(parts)), "eps in grey levels; a full dot: the model is fooled")
 
 
 def slice_frame(losses: Tensor, reach: float, outlines: Mapping[str, Tensor], path: Tensor, alt: str) -> str:

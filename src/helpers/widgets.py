@@ -14,7 +14,7 @@ from helpers.attacks import Iterate, pgd
 from helpers.data import PHOTOGRAPHS, load_image, photograph
 from helpers.explorer import Explorer, Frame, failure
 from helpers.models import NormalizedModel
-from helpers.plots import attack_frame, digits_frame, slice_frame, training_frame
+from helpers.plots import attack_frame, digits_frame, guess_frame, search_frame, slice_frame, training_frame
 from helpers.training import History
 
 
@@ -60,11 +60,57 @@ def attack_explorer(model: NormalizedModel, x: Tensor, y: Tensor) -> Explorer:
         return _attacked(model, x, y, path(eps, size)[step], int(y))
 
     controls = {
-        "eps": _slider("eps", _levels(0.25, 0.5, 1, 2, 4, 8), 2),
+        "eps": _slider("eps", _levels(0.25, 0.5, 1, 2, 4, 8), 0.5),
         "size": _slider("step size", _levels(0.02, 0.05, 0.1, 0.25, 0.5, 1, 2), 0.1),
-        "step": _slider("step", range(13), 0),
+        "step": _slider("step", range(13), 6),
     }
-    return Explorer(draw, controls, {"eps": (0.25, 0.5, 2), "size": (0.02, 0.1, 1), "step": (0, 1, 2, 3, 4, 6, 9, 12)})
+    stored = {"eps": (0.25, 0.5, 2), "size": (0.02, 0.1, 1), "step": (0, 1, 2, 3, 4, 6, 9, 12)}
+    return Explorer(draw, controls, stored, play="step")
+
+
+def find_smallest_eps(model: NormalizedModel, x: Tensor, y: Tensor) -> Explorer:
+    """Return a game: guess the smallest eps at which l-inf PGD fools the model, then watch a search close in on it.
+
+    The search halves, seven times, the range from 1/64 to 16 grey levels, in octaves. Each time ten steps of PGD try
+    the middle. What it finds is what this attack needs: a stronger one may do with less.
+
+    Args:
+        model: a classifier with class names. x: (1, 3, H, W), values in [0, 1]. y: (1,), the true class.
+    """
+    model = _own(model)
+    low, high = -6.0, 4.0  # octaves of a grey level
+    tried: list[tuple[float, bool, Iterate]] = []
+    ends = [(low, high)]
+    for _ in range(7):
+        eps = 2 ** ((low + high) / 2)
+        path = _path(model, x, y, eps / 255, steps=10)
+        at = max(path, key=lambda at: (at.fooled.item(), -at.logits.softmax(1)[0, y].item()))
+        fooled = bool(at.fooled)
+        low, high = (low, (low + high) / 2) if fooled else ((low + high) / 2, high)
+        tried.append((eps, fooled, at))
+        ends.append((low, high))
+
+    def draw(guess: float, step: int) -> Frame:
+        at = tried[step - 1][2] if step else path[0]
+        words = f"You say {guess:.3g}. Move the slider below, and the search begins."
+        if step:
+            eps, fooled, _ = tried[step - 1]
+            said = f"At {eps:.3g} grey levels {'the model is fooled' if fooled else 'it still holds'}"
+            words = f"{said}. The smallest eps is between {2 ** ends[step][0]:.3g} and {2 ** ends[step][1]:.3g}."
+        if step == len(tried):
+            words += f" Your guess is {guess / 2 ** ends[step][1]:.2g} times that."
+        line = search_frame([(eps, fooled) for eps, fooled, _ in tried[:step]], ends[step], guess, words)
+        largest = at.delta.abs().max().item()
+        factor = float(f"{0.4 / largest:.1g}") if largest else 50.0
+        return Frame(line + attack_frame(x, at.delta, at.logits, int(y), model.class_names, factor), words)
+
+    guesses = [(f"{2.0**k:.3g} / 255", 2.0**k) for k in range(-6, 5)]
+    controls = {
+        "guess": _slider("your guess", guesses, 2.0),
+        "step": _slider("search", [("not yet", 0), *((str(k), k) for k in range(1, len(tried) + 1))], 0),
+    }
+    stored = {"guess": [value for _, value in guesses], "step": range(len(tried) + 1)}
+    return Explorer(draw, controls, stored, play="step")
 
 
 def target_chooser(model: NormalizedModel, x: Tensor, y: Tensor, targets: Sequence[int], eps: float) -> Explorer:
@@ -92,25 +138,47 @@ def target_chooser(model: NormalizedModel, x: Tensor, y: Tensor, targets: Sequen
     return Explorer(draw, controls, {"target": targets, "step": range(0, 21, 5)})
 
 
-def compare_networks(networks: Mapping[str, nn.Module], x: Tensor, y: Tensor, show: int = 8) -> Explorer:
-    """Return a figure of networks for digits under l-inf PGD (20 steps, each attacked by itself): a slider for eps.
+def compare_networks(
+    networks: Mapping[str, nn.Module], x: Tensor, y: Tensor, show: int = 6, guess: int = 4
+) -> Explorer:
+    """Return a figure of networks for digits under l-inf PGD (20 steps): sliders for eps and for a digit to guess.
+
+    One digit is large, attacked against the last network; what the networks answer is folded away until the reader has
+    guessed. Below it is a row for each network, which faces an attack made for itself.
 
     Args:
-        networks: by name. x: (N, 1, H, W), values in [0, 1]. y: (N,), the true classes. show: how many are drawn.
+        networks: by name. x: (N, 1, H, W), values in [0, 1], N at least `show` + `guess`. y: (N,), the true classes.
+        show: how many are drawn for each network. guess: how many, after those, can be had large.
+
+    Raises:
+        ValueError: there are fewer digits than that.
     """
+    if len(x) < show + guess:
+        raise ValueError(f"x must hold at least show + guess = {show + guess} digits; got {len(x)}")
     networks = {name: _own(network) for name, network in networks.items()}
 
-    def draw(eps: float) -> Frame:
-        images = [pgd(network, x, y, eps, steps=20) for network in networks.values()]
+    @lru_cache(maxsize=4)
+    def attacked(eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        images = torch.stack([pgd(network, x, y, eps, steps=20) for network in networks.values()])
         with torch.no_grad():
-            said = [network(x_adv).argmax(1) for network, x_adv in zip(networks.values(), images, strict=True)]
+            said = torch.stack([net(x_adv).argmax(1) for net, x_adv in zip(networks.values(), images, strict=True)])
+            large = torch.stack([net(images[-1, show : show + guess]).argmax(1) for net in networks.values()])
+        return images, said, large
+
+    def draw(eps: float, digit: int) -> Frame:
+        images, said, large = attacked(eps)
         wrong = [f"{name} {int((k != y).sum())}" for name, k in zip(networks, said, strict=True)]
-        html = digits_frame(torch.stack(images)[:, :show], torch.stack(said)[:, :show], y[:show], list(networks))
+        html = guess_frame(
+            images[-1, show + digit], dict(zip(networks, large[:, digit].tolist(), strict=True)), int(y[show + digit])
+        ) + digits_frame(images[:, :show], said[:, :show], y[:show], list(networks))
         return Frame(html, f"eps {eps:.2f}. Wrong, of {len(x)} digits: {', '.join(wrong)}.")
 
     options = [(f"{k / 100:.2f}", k / 100) for k in range(31)]
-    stored = [value for _, value in options[::3]]
-    return Explorer(draw, {"eps": _slider("eps", options, 0.09)}, {"eps": stored})
+    controls = {
+        "eps": _slider("eps", options, 0.21),
+        "digit": _slider("digit", [(str(k + 1), k) for k in range(guess)], 0),
+    }
+    return Explorer(draw, controls, {"eps": [value for _, value in options[::3]], "digit": range(guess)}, play="eps")
 
 
 def path_on_slice(network: nn.Module, x: Tensor, y: Tensor) -> Explorer:
