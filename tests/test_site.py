@@ -4,6 +4,7 @@ Each check looks at one page and returns what is wrong with it, in words. The la
 that are bad on purpose.
 """
 
+import io
 import json
 import re
 from collections import Counter
@@ -265,6 +266,43 @@ def test_html_stands_alone_and_its_links_lead_somewhere(name: str) -> None:
 @pytest.mark.parametrize("name", [*PAGES, "404.html"])
 def test_page_in_the_browser(browser, site: str, name: str, screen: dict[str, int]) -> None:
     assert not problems(browser, f"{site}/{name}", stored_widgets(name), screen, axe=True)
+
+
+def plates(page) -> list[str]:
+    """Name the figures whose edge is mostly white: on a dark page they are plates that dazzle."""
+    found = []
+    for image in page.locator("img.drawn:visible").all():
+        image.scroll_into_view_if_needed()
+        image.evaluate("image => image.decode()")
+        picture = Image.open(io.BytesIO(image.screenshot())).convert("L")
+        width, height = picture.size
+        edge = [picture.getpixel((x, y)) for x in range(2, width - 2) for y in (2, height - 3)]
+        if sum(level > 200 for level in edge) > len(edge) / 2:
+            found.append(image.get_attribute("alt"))
+    return found
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_figure_is_a_white_plate_in_the_dark(browser, site: str, name: str) -> None:
+    page, _ = visit(browser, f"{site}/{name}", color_scheme="dark")
+    assert not plates(page)
+    page.context.close()
+
+
+def test_a_white_plate_is_noticed(browser, tmp_path: Path) -> None:
+    plate = (
+        "<svg xmlns='http://www.w3.org/2000/svg' width='90' height='60'><rect width='90' height='60' fill='{}'/></svg>"
+    )
+    images = [
+        f'<img class="drawn" alt="{color}" src="data:image/svg+xml,{plate.format(color)}">'
+        for color in ("white", "black")
+    ]
+    (tmp_path / "page.html").write_text("".join(images))
+    server, home = serve(tmp_path)
+    page, _ = visit(browser, f"{home}/page.html")
+    server.shutdown()
+    assert plates(page) == ["white"]
+    page.context.close()
 
 
 # The interactive figures

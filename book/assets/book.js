@@ -15,7 +15,15 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const part of document.querySelectorAll(".search-button-field, details.hide > summary"))
     part.removeAttribute("aria-label");
 
-  // A formula wider than a phone scrolls by itself; let the keyboard reach it.
-  for (const math of document.querySelectorAll("div.math"))
-    if (math.scrollWidth > math.clientWidth) math.tabIndex = 0;
+  // What is wider than the page scrolls by itself: let the keyboard reach it, and fade it where it goes on.
+  const wide = document.querySelectorAll("div.math, .bd-article pre, .pst-scrollable-table-container");
+  const look = (part) => {
+    if (part.scrollWidth > part.clientWidth + 1) part.tabIndex = 0;
+    part.classList.toggle("goes-on", part.scrollWidth - part.clientWidth - part.scrollLeft > 2);
+  };
+  const sized = new ResizeObserver((entries) => entries.forEach(({ target }) => look(target)));
+  for (const part of wide) {
+    sized.observe(part);
+    part.addEventListener("scroll", () => look(part), { passive: true });
+  }
 });

@@ -246,8 +246,8 @@ def attack_frame(x: Tensor, delta: Tensor, logits: Tensor, y: int, names: Sequen
         short = name if len(name) < 19 else f"{name[:17]}…"
         bars.append(
             f'<text x="126" y="{26 * i + 17}" text-anchor="end">{escape(short)}</text>'
-            f'<rect x="132" y="{26 * i + 3}" width="{120 * p:.1f}" height="18" fill="{color}"/>'
-            f'<text x="{136 + 120 * p:.0f}" y="{26 * i + 17}">{_percent(p)}</text>'
+            f'<rect x="132" y="{26 * i + 3}" width="{104 * p:.1f}" height="18" fill="{color}"/>'
+            f'<text x="{136 + 104 * p:.0f}" y="{26 * i + 17}">{_percent(p)}</text>'
         )
     return _row(
         _captioned(
@@ -403,7 +403,7 @@ def _image_grid(images: Tensor, titles: Sequence[str] | None, rows: Sequence[str
         width = min(2.4, WIDTH / columns)
         height = width * images.shape[2] / images.shape[3]
         words = max(title.count("\n") + 1 if title else 0 for title in titles)
-        size = (width * columns, (height + 0.04) * lines + 0.19 * words * (1 if rows else lines))
+        size = (width * columns, (height + 0.04) * lines + (0.19 * words + 0.08 * (words > 0)) * (1 if rows else lines))
         figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False)
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
         for axes in grid.flat:
