@@ -39,7 +39,7 @@ test execute new-chapter: export TQDM_DISABLE := 1
 test: $(ENV) $(PEERS) ## check everything: style, helpers, every chapter's outputs, the built site in a browser
 	ruff check . && ruff format --check .
 	pytest tests -m "not site"
-	pytest --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
+	pytest --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval.cfg notebooks
 	$(MAKE) --no-print-directory book
 	pytest tests -m site
 

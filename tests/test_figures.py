@@ -241,24 +241,6 @@ def test_digits_frame_marks_wrong_answers_also_without_colour():
     ]
 
 
-def test_slice_frame_draws_high_losses_dark_and_the_path_to_where_it_ends():
-    losses = torch.zeros(5, 5)
-    losses[4, 0] = 2.0  # second axis upwards, first to the right: the upper left corner
-    path = torch.tensor([[0.0, 0.0], [1.0, 0.5]])
-    page, (grey,) = read(
-        plots.slice_frame(losses, 2.0, {"ball": torch.tensor([[1.0, 0.0], [9.0, 0.0]])}, path, "A & B")
-    )
-    assert grey.getpixel((0, 0)) == pytest.approx(255 * 0.4, abs=1)
-    assert grey.getpixel((4, 4)) == grey.getpixel((0, 4)) == 255
-    assert page.svg["aria-label"] == "A & B"
-    dot = page.svg.find_all("circle")[-1]
-    assert (dot["cx"], dot["cy"]) == ("225.0", "112.5")  # from (150, 150), 75 pixels a unit, y down
-    outline, track, _ = page.svg.find_all("polyline")
-    assert track["points"] == "150.0,150.0 225.0,112.5"
-    assert outline["points"] == "225.0,150.0 600.0,150.0"  # what is far outside is cut, so that numbers stay short
-    assert "ball" in [text.text for text in page.find_all("text")]
-
-
 def test_pictures_say_what_they_show_and_pixels_stay_pixels_where_there_are_few():
     photo = plots.html_picture(torch.rand(3, 160, 160), 'a "quote"')
     digit = plots.html_picture(torch.rand(1, 28, 56), "a digit", width=80, kind="png")

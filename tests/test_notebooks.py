@@ -272,7 +272,8 @@ def test_nbval_catches_a_wrong_output(tmp_path: Path, stored: str, exit_code: in
     planted = new_notebook(cells=[new_code_cell("print(1 + 1)", execution_count=1, outputs=[output])])
     planted.metadata["kernelspec"] = {"display_name": "Python 3", "name": "python3"}
     nbformat.write(planted, tmp_path / "planted.ipynb")
-    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "-c"]
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300"]
+    command += ["--nbval-sanitize-with", str(ROOT / "tests/nbval.cfg"), "-c"]
     run = subprocess.run([*command, "/dev/null", str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == exit_code, run.stdout
 

@@ -333,28 +333,6 @@ def test_networks_are_compared_each_under_its_own_attack(clock):
     assert figure.words.value == f"eps 0.01. Wrong, of 12 digits: {', '.join(wrong)}."
 
 
-@pytest.mark.parametrize(("norm", "limit"), [("linf", 0.04), ("l2", 0.25)])
-def test_path_on_the_slice_is_that_of_pgd_in_its_ball(clock, norm, limit):
-    network, image = random_network((1, 8, 8), 3, torch.float32, rng(3)), torch.rand(1, 1, 8, 8, generator=rng(4))
-    y = network(image).argmax(1)
-    figure = widgets.path_on_slice(network, image, y)
-    figure.controls["norm"].value, figure.controls["eps"].value = norm, 0.04
-    figure.controls["radius"].value, figure.controls["step"].value = 0.25, 20
-    clock.fire().result(30)
-    trace = []
-    pgd(network, image, y, limit, norm=norm, steps=20, trace=trace)
-    last = trace[-1].delta
-    assert f"Step 20: loss {trace[-1].loss.item():.2f}" in figure.words.value
-    assert f"length {last.norm():.2f} (100 % of its square in the plane)" in figure.words.value
-    lines = BeautifulSoup(figure.picture.value, "html.parser").svg.find_all("polyline")
-    linf, l2, _, track, _ = ([tuple(map(float, p.split(","))) for p in line["points"].split()] for line in lines)
-    (end_x, end_y), scale = track[-1], 150 / (1.25 * max(0.25, max(at.delta.norm().item() for at in trace)))
-    assert end_y == pytest.approx(150, abs=0.2)  # the last iterate is the first axis of the plane
-    assert end_x == pytest.approx(150 + scale * last.norm().item(), abs=0.2)
-    assert max(x for x, _ in l2) == pytest.approx(150 + scale * 0.25, abs=0.2)
-    assert linf[0][0] == pytest.approx(150 + scale * 0.04 * (last.norm() / last.abs().max()).item(), abs=0.2)
-
-
 def png(color: str) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (300, 260), color).save(buffer, "png")

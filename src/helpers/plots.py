@@ -327,45 +327,6 @@ def search_frame(tried: Sequence[tuple[float, bool]], ends: tuple[float, float],
     return _captioned(_svg(330, 76, alt, "".join(parts)), "eps in grey levels; a full dot: the model is fooled")
 
 
-def slice_frame(losses: Tensor, reach: float, outlines: Mapping[str, Tensor], path: Tensor, alt: str) -> str:
-    """Return a map of the loss on a plane, with the outlines of sets and a path that begins at its centre, as SVG.
-
-    Args:
-        losses: (n, n), at points from -reach to reach in both directions; high losses are drawn dark.
-        reach: half the width of the plane. outlines: up to three names, with (M, 2) points each.
-        path: (steps + 1, 2); its last point carries the dot. alt: the figure in words.
-    """
-
-    def points(where: Tensor) -> str:
-        pixels = 150 + 150 * (where / reach).clamp(-3, 3) * torch.tensor([1.0, -1.0])
-        return " ".join(f"{a:.1f},{b:.1f}" for a, b in pixels.tolist())
-
-    lines, legend, y = [], [], 20  # the legend goes from top to bottom, 26 pixels a line
-    for (name, outline), color, dash in zip(outlines.items(), (BLUE, "#000", "#000"), ("", "9 4", "2 4"), strict=False):
-        style = f'fill="none" stroke-width="2.5" stroke="{color}" stroke-dasharray="{dash}"'
-        lines.append(f'<polyline points="{points(outline)}" {style}/>')
-        legend.append(
-            f'<rect x="0" y="{y - 14}" width="36" height="18" fill="#eee"/><path d="M3 {y - 5}h30" {style}/>'
-            f'<text x="44" y="{y}">{escape(name)}</text>'
-        )
-        y += 26
-    legend.append(
-        f'<circle cx="18" cy="{y - 5}" r="7" fill="{ORANGE}"/><text x="44" y="{y}">PGD, this iterate</text>'
-        f'<circle cx="18" cy="{y + 21}" r="4" fill="#888"/><text x="44" y="{y + 26}">x itself</text>'
-        f'<rect x="0" y="{y + 38}" width="36" height="18" fill="#666"/><text x="44" y="{y + 52}">high loss</text>'
-    )
-    grey = 1 - 0.6 * (losses / losses.max()).flip(0)[None]  # rows from top to bottom; never too dark for the lines
-    end_x, end_y = points(path[-1:]).split(",")
-    track = f'<polyline points="{points(path)}" fill="none"'
-    plane = (
-        f'<image href="{_data_uri(grey, "png")}" width="300" height="300" preserveAspectRatio="none"/>{"".join(lines)}'
-        f'{track} stroke="#fff" stroke-width="5"/>{track} stroke="{ORANGE}" stroke-width="3"/>'
-        f'<circle cx="150" cy="150" r="4" fill="#000"/>'
-        f'<circle cx="{end_x}" cy="{end_y}" r="7" fill="{ORANGE}" stroke="#fff" stroke-width="2"/>'
-    )
-    return _row(_svg(300, 300, alt, plane), _svg(200, y + 62, f"Legend: {', '.join(outlines)}.", "".join(legend)))
-
-
 def html_picture(image: Tensor, alt: str, *, width: int = 144, kind: str = "webp", quality: int = 60) -> str:
     """Return an HTML image that holds its own content.
 

@@ -7,14 +7,13 @@ from typing import Any
 
 import ipywidgets
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.attacks import Iterate, pgd
 from helpers.data import PHOTOGRAPHS, load_image, photograph
 from helpers.explorer import Explorer, Frame, failure
 from helpers.models import NormalizedModel
-from helpers.plots import attack_frame, digits_frame, guess_frame, search_frame, slice_frame, training_frame
+from helpers.plots import attack_frame, digits_frame, guess_frame, search_frame, training_frame
 from helpers.training import History
 
 
@@ -179,61 +178,6 @@ def compare_networks(
         "digit": _slider("digit", [(str(k + 1), k) for k in range(guess)], 0),
     }
     return Explorer(draw, controls, {"eps": [value for _, value in options[::3]], "digit": range(guess)}, play="eps")
-
-
-def path_on_slice(network: nn.Module, x: Tensor, y: Tensor) -> Explorer:
-    """Return a figure of PGD's path from x on a plane through the loss, with the l-inf and the l2 ball.
-
-    The plane holds x, the first iterate and the last one; the others are drawn at the nearest point of it. Where x +
-    delta is outside [0, 1], the loss is that of the nearest image.
-
-    Args:
-        network: returns logits. x: (1, ...), values in [0, 1]. y: (1,), the true class.
-    """
-    network, n = _own(network), 41
-
-    @lru_cache(maxsize=4)
-    def plane(norm: str, eps: float, radius: float) -> tuple[list[Iterate], Tensor, float, dict[str, Tensor], Tensor]:
-        trace = _path(network, x, y, eps if norm == "linf" else radius, norm=norm, steps=20)
-        deltas = torch.cat([at.delta for at in trace]).flatten(1)
-        u = F.normalize(deltas[-1], dim=0)
-        v = F.normalize(deltas[1] - (deltas[1] @ u) * u, dim=0)
-        basis = torch.stack([u, v])
-        reach = 1.25 * max(radius, deltas.norm(dim=1).max().item())
-        axis = torch.linspace(-reach, reach, n, device=x.device)
-        b, a = torch.meshgrid(axis, axis, indexing="ij")
-        images = (x + (torch.stack([a, b], -1).view(-1, 2) @ basis).view(-1, *x.shape[1:])).clamp(0, 1)
-        with torch.no_grad():
-            losses = F.cross_entropy(network(images), y.expand(len(images)), reduction="none").view(n, n)
-        angles = torch.linspace(0, 2 * torch.pi, 121, device=x.device)
-        circle = torch.stack([angles.cos(), angles.sin()], 1)
-        rays = circle @ basis  # how far along each before a set ends
-        room = torch.where(rays > 0, 1 - x.flatten(), -x.flatten()) / rays.where(rays.abs() > 1e-6, torch.nan)
-        outlines = {
-            "l-inf ball": circle * (eps / rays.abs().amax(1))[:, None],
-            "l2 ball": circle * radius,
-            "pixels in [0, 1]": circle * room.nan_to_num(torch.inf).amin(1)[:, None],
-        }
-        return trace, losses.cpu(), reach, {k: line.cpu() for k, line in outlines.items()}, (deltas @ basis.T).cpu()
-
-    def draw(norm: str, step: int, eps: float, radius: float) -> Frame:
-        trace, losses, reach, outlines, path = plane(norm, eps, radius)
-        at = trace[step]
-        length = at.delta.norm().item()
-        inside = (path[step].norm().item() / length) ** 2 if length else 1.0
-        words = (
-            f"Step {step}: loss {at.loss.item():.2f}, the network says {int(at.logits.argmax())}. Largest change "
-            f"{at.delta.abs().max().item():.2f}, length {length:.2f} ({100 * inside:.0f} % of its square in the plane)."
-        )
-        return Frame(slice_frame(losses, reach, outlines, path[: step + 1], f"Map of the loss. {words}"), words)
-
-    controls = {
-        "norm": ipywidgets.Dropdown(options=[("l-inf", "linf"), ("l2", "l2")], value="linf", description="norm"),
-        "step": _slider("step", range(21), 0),
-        "eps": _slider("l-inf eps", [(f"{k / 50:g}", k / 50) for k in range(1, 16)], 0.1),
-        "radius": _slider("l2 eps", [(f"{k / 4:g}", k / 4) for k in range(1, 17)], 1.5),
-    }
-    return Explorer(draw, controls, {"norm": ("linf", "l2"), "step": range(21), "eps": (0.1,), "radius": (1.5,)})
 
 
 class Photograph(Explorer):
