@@ -17,7 +17,7 @@ LIMITS = (
 
 
 def text(report: "Report") -> str:
-    """Return the report as lines of text, at most 80 columns wide."""
+    """Return the report as lines of text, at most 76 columns wide."""
     rows = _rows(report)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [*_wrapped(_heading(report)), ""]
@@ -66,7 +66,7 @@ def _rows(report: "Report") -> list[list[str]]:
 
 
 def _wrapped(lines: Iterable[str], indent: str = "  ") -> list[str]:
-    return [part for line in lines for part in wrap(line, 80, subsequent_indent=indent, drop_whitespace=True) or [""]]
+    return [part for line in lines for part in wrap(line, 76, subsequent_indent=indent, drop_whitespace=True) or [""]]
 
 
 def _heading(report: "Report") -> list[str]:
