@@ -104,6 +104,15 @@ def test_titles_too_long_for_one_row_make_several(drawn):
         assert not any(a.overlaps(b) for a, b in pairwise(boxes))
 
 
+@pytest.mark.parametrize("lines", [1, 2, 3])
+@pytest.mark.parametrize("rows", [None, ["clean", "attacked"]])
+def test_titles_are_not_cut(drawn, rows, lines):
+    plots.show_images(torch.rand(6 if rows else 3, 3, 224, 224), ["\n".join("xyz"[:lines])] * 3, rows=rows)
+    drawn[0].draw_without_rendering()
+    for ax in drawn[0].axes:
+        assert ax.title.get_window_extent().y1 <= drawn[0].bbox.height
+
+
 def test_a_figure_is_the_same_file_each_time_and_photographs_in_it_are_small(shown):
     x = torch.rand(1, 3, 224, 224)
     for _ in range(2):

@@ -57,7 +57,7 @@ function explorer(parts) {
   const picture = make("div", { innerHTML: parts.at(-3).value });
   const words = make("p", { className: "explorer-words", ariaLive: "polite", innerHTML: parts.at(-2).value });
   const inputs = kept.map((places, i) => control(parts[i], places, show));
-  if (play !== null && !matchMedia("(prefers-reduced-motion: reduce)").matches)
+  if (play != null && !matchMedia("(prefers-reduced-motion: reduce)").matches)
     inputs[play][0].append(player(inputs[play][0].querySelector("input")));
   function show() {
     const [html, text] = frames[inputs.reduce((place, [, chosen], i) => place * kept[i].length + chosen(), 0)];

@@ -364,7 +364,7 @@ def _image_grid(images: Tensor, titles: Sequence[str] | None, rows: Sequence[str
         width = min(2.4, WIDTH / columns)
         height = width * images.shape[2] / images.shape[3]
         words = max(title.count("\n") + 1 if title else 0 for title in titles)
-        size = (width * columns, (height + 0.04) * lines + (0.19 * words + 0.08 * (words > 0)) * (1 if rows else lines))
+        size = (width * columns, (height + 0.04) * lines + (0.22 * words + 0.14 * (words > 0)) * (1 if rows else lines))
         figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False)
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
         for axes in grid.flat:
