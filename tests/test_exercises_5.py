@@ -33,11 +33,36 @@ def danskin_by_autograd(w, x, s, eps):
     return torch.autograd.grad(F.softplus(-s * (w @ (x + delta))), w)[0]
 
 
+def danskin_by_func(w, x, s, eps):
+    return torch.func.grad(lambda w: F.softplus(-s * (w @ (x - s * eps * w.sign().detach()))))(w)
+
+
+def danskin_by_backward(w, x, s, eps):
+    w = w.clone().requires_grad_()
+    F.softplus(-s * (w @ (x - s * eps * w.sign().detach()))).backward()
+    return w.grad
+
+
+def sigmoid_of_minus_u(w, x, s, eps):
+    x_adv = x - s * eps * w.sign()
+    return -s * torch.sigmoid(s * (w @ x_adv)) * x_adv
+
+
+def trades_by_log_of_softmax(clean, attacked, y, beta):
+    p, q = clean.softmax(1), attacked.softmax(1)
+    return F.cross_entropy(clean, y) + beta * (p * (p.log() - q.log())).sum(1).mean()
+
+
+def trades_by_kl_div(clean, attacked, y, beta):
+    kl = F.kl_div(attacked.log_softmax(1), clean.log_softmax(1), log_target=True, reduction="batchmean")
+    return F.cross_entropy(clean, y) + beta * kl
+
+
 RIGHT = [
     ("check_trades_loss", trades),
+    ("check_trades_loss", trades_by_kl_div),
     ("check_trades_loss", lambda *arguments: trades(*arguments).item()),
     ("check_danskin", danskin),
-    ("check_danskin", danskin_by_autograd),
 ]
 
 WRONG = [
@@ -56,6 +81,11 @@ WRONG = [
     ("check_trades_loss", lambda c, a, y, beta: trades(c, a, y, beta / 2), "averaged over the batch"),
     ("check_trades_loss", swapped_trades, "KL(p_attacked || p_clean)"),
     ("check_trades_loss", trades_over_classes, "averages over both"),
+    ("check_trades_loss", trades_by_log_of_softmax, "120 apart"),
+    ("check_danskin", danskin_by_autograd, "no autograd"),
+    ("check_danskin", danskin_by_func, "no autograd"),
+    ("check_danskin", danskin_by_backward, "no autograd"),
+    ("check_danskin", sigmoid_of_minus_u, "yours is taken at -u"),
     ("check_danskin", lambda w, x, s, eps: danskin(w, x, s, 0.0), "with no adversary"),
     ("check_danskin", lambda w, x, s, eps: danskin(w, x, s, -eps), "put the worst delta"),
     ("check_danskin", lambda w, x, s, eps: -danskin(w, x, s, eps), "The sign"),

@@ -1,6 +1,9 @@
 """The checks of chapter 5."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from typing import NoReturn
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +17,7 @@ def check_trades_loss(loss: Callable[[Tensor, Tensor, Tensor, float], Tensor], s
     """Exercise 5.1: `loss` takes clean and attacked logits (N, K), y (N,) and beta, and returns the mean loss, ()."""
     generator = torch.Generator().manual_seed(0)
     clean, attacked = torch.randn(2, 4, 3, generator=generator)
+    far = torch.tensor([[120.0, 0.0, 0.0], [0.0, 60.0, 120.0]])  # softmax rounds to exact zeros
     y = torch.tensor([0, 1, 2, 0])
     plain, on_attacked = F.cross_entropy(clean, y), F.cross_entropy(attacked, y)
     apart = F.kl_div(attacked.log_softmax(1), clean.softmax(1), reduction="batchmean")
@@ -50,6 +54,12 @@ def check_trades_loss(loss: Callable[[Tensor, Tensor, Tensor, float], Tensor], s
                 (plain + apart, "beta is missing."),
             ],
         ),
+        Case(
+            (far, far.flip(1), y[:2], 1.0),
+            F.cross_entropy(far, y[:2]) + F.kl_div(far.flip(1).log_softmax(1), far.softmax(1), reduction="batchmean"),
+            "These logits are 120 apart: softmax then rounds a probability to 0, and log(0) is -inf. log_softmax never "
+            "leaves the logarithm: use it for both, and its exp() for the weights.",
+        ),
     ]
     told = "One term asks for right answers, the other for answers that stay; beta is the exchange."
     if check("5.1", loss, cases, told, solution=solution):
@@ -75,6 +85,7 @@ def check_danskin(gradient: Callable[[Tensor, Tensor, Tensor, float], Tensor], s
         mistakes = [
             (-s * x_adv, "The outer derivative is missing: that of log(1 + exp(u)), the sigmoid of u."),
             (-slope * x_adv, "A factor s is missing: the derivative of u = -s w . (x + delta) in w."),
+            (-s * (1 - slope) * x_adv, "The sigmoid is taken at u = -s w . (x + delta); yours is taken at -u."),
             (-expected, "The sign: the derivative of u = -s w . (x + delta) in w has a factor -s."),
         ]
         if eps:
@@ -86,4 +97,11 @@ def check_danskin(gradient: Callable[[Tensor, Tensor, Tensor, float], Tensor], s
                 (-s * torch.sigmoid(-s * (w @ x)) * x, "This is the gradient at x itself, with no adversary. " + hint),
             ]
         cases.append(Case((w, x, torch.tensor(s), eps), expected, hint, mistakes))
-    check("5.2", gradient, cases, "You never had to differentiate the maximiser.", solution=solution)
+    with ExitStack() as without:
+        for way in ("torch.autograd.grad", "torch.autograd.backward", "torch.func.grad"):
+            without.enter_context(patch(way, _by_hand))
+        check("5.2", gradient, cases, "You never had to differentiate the maximiser.", solution=solution)
+
+
+def _by_hand(*_: object, **__: object) -> NoReturn:
+    raise RuntimeError("no autograd in this exercise: write the gradient as a formula in w, x, s and eps.")
