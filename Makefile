@@ -4,6 +4,7 @@ NB     ?= $(wildcard notebooks/*.ipynb)
 PORT   ?= 8000
 DEVICE ?= cpu
 
+SITE   := .venv/.site
 ENV    := .venv/.ready
 VENDOR := _build/vendor/.ready
 PEERS  := _build/libraries/.ready
@@ -34,14 +35,19 @@ lab: $(ENV) ## open the chapters in JupyterLab
 execute: $(ENV) ## run every chapter again and store its outputs (NB=notebooks/... for one)
 	python tools/execute.py $(NB)
 
-# Progress bars are for people; what is stored and compared has none.
-test execute new-chapter: export TQDM_DISABLE := 1
+# Progress bars are for people; what is stored and compared has none. And one thread each: as many processes as the
+# machine has cores share it better than threads do, and a sum does not depend on how many there are.
+test execute new-chapter colab: export TQDM_DISABLE := 1
+test execute new-chapter colab: export OMP_NUM_THREADS := 1
+PARALLEL := --numprocesses=logical --dist
+# What nbval compares: outputs as text. Of a figure it compares that there is one.
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval.cfg
 test: $(ENV) $(PEERS) ## check everything: style, helpers, every chapter's outputs, the built site in a browser
 	ruff check . && ruff format --check .
-	pytest tests -m "not site"
-	pytest --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval.cfg notebooks
+	pytest tests -m "not site" $(PARALLEL) loadfile
+	pytest $(NBVAL) notebooks $(PARALLEL) loadfile
 	$(MAKE) --no-print-directory book
-	pytest tests -m site
+	pytest tests -m site $(PARALLEL) load
 
 colab: $(ENV) ## rehearse a start in Colab, a part of test (CHAPTERS="01_notation ..." for other chapters)
 	pytest tests -m colab
@@ -75,11 +81,18 @@ repository: $(ENV) ## say where the book lives: make repository URL=https://gith
 clean: ## remove what was built (the environment .venv stays)
 	rm -rf _build node_modules .pytest_cache .ruff_cache notebooks/.ruff_cache .hypothesis
 
-# The environment: Python's packages, pinned, and helpers itself.
-$(ENV): PATH := $(HOST)
-$(ENV): requirements.txt pyproject.toml
+# The environment, first as much of it as builds the site: a tenth of the whole, and no PyTorch.
+GROUP := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["site"], sep="\n")
+$(SITE): PATH := $(HOST)
+$(SITE): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("The book needs Python 3.11 to 3.13; $(PYTHON) is %d.%d. Try: make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv .venv
+	.venv/bin/python -c '$(GROUP)' > .venv/site.txt
+	.venv/bin/pip install --quiet --constraint requirements.txt --requirement .venv/site.txt
+	@touch $@
+
+# Then all that is pinned, and helpers itself.
+$(ENV): $(SITE)
 	.venv/bin/pip install --quiet --requirement requirements.txt
 	.venv/bin/pip install --quiet --no-deps --editable .
 	@touch $@
@@ -95,7 +108,7 @@ $(VENDOR): node_modules/.ready tools/vendor.mjs
 	node tools/vendor.mjs
 	@touch $@
 NPM := npm ci --ignore-scripts --no-audit --no-fund --loglevel error
-node_modules/.ready: package-lock.json $(ENV)
+node_modules/.ready: package-lock.json $(SITE)
 	$(NPM) --omit=dev
 	@touch $@
 # With Lighthouse, three times the size. npm starts from nothing, so what the book needs is there anew as well.

@@ -16,7 +16,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 # Without these Chromium looks for Google's hosts on its own account.
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-default-apps"]
-skipped_for_want_of_a_browser = False
+NO_BROWSER = "no Chromium on PATH, and the variable CHROMIUM names none"
 
 
 def serve(folder: Path, below: str = "/", missing: str | None = None) -> tuple[ThreadingHTTPServer, str]:
@@ -59,12 +59,9 @@ def browser():
     """A headless Chromium. Without one the test is skipped, which the report's last lines say; in CI it fails."""
     executable = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if executable is None:
-        message = "no Chromium on PATH, and the variable CHROMIUM names none"
         if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        global skipped_for_want_of_a_browser
-        skipped_for_want_of_a_browser = True
-        pytest.skip(message)
+            pytest.fail(NO_BROWSER)
+        pytest.skip(NO_BROWSER)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -75,7 +72,8 @@ def browser():
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly that the site was not tested."""
-    if skipped_for_want_of_a_browser:
+    skipped = terminalreporter.stats.get("skipped", [])  # of all workers
+    if any(NO_BROWSER in str(report.longrepr) for report in skipped):
         terminalreporter.section("THE SITE WAS NOT TESTED: there is no browser", red=True, bold=True)
         terminalreporter.write_line(
             "Install Chromium (Debian, Ubuntu: apt install chromium) or set CHROMIUM=/path/to/chrome, and try again."
