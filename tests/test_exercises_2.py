@@ -49,6 +49,7 @@ WRONG = [
     ("check_coverage", tally(lambda k, n, p: 1 / (n + 1)), "not equally likely"),
     ("check_coverage", tally(lambda k, n, p: 1), "You counted the outcomes"),
     ("check_coverage", tally(lambda k, n, p: binom.pmf(k, n, p) if k else 0), "No error at all"),
+    ("check_coverage", tally(lambda k, n, p: binom.pmf(k, n, p) if k < n else 0), "All wrong, wrong = n"),
     ("check_coverage", tally(binom.pmf, lambda low, high, p: low <= p), "Both ends count"),
     ("check_coverage", tally(binom.pmf, lambda low, high, p: p <= high), "Both ends count"),
     ("check_coverage", tally(lambda k, n, p: binom.pmf(k, n, k / n)), "not with wrong / n"),

@@ -18,7 +18,12 @@ def check_coverage(
     """Exercise 2.1: `coverage` takes a rule for an interval, n and p, and returns how often the interval contains p."""
     hint = "Go through wrong = 0, ..., n, and add binom.pmf(wrong, n, p) where low <= p <= high."
     cases = []
-    for rule, n, p in ((_textbook, 20, 0.1), (wilson_interval, 20, 0.1), (_textbook, 200, 0.002)):
+    for rule, n, p in (
+        (_textbook, 20, 0.1),
+        (wilson_interval, 20, 0.1),
+        (_textbook, 200, 0.002),
+        (wilson_interval, 3, 0.6),
+    ):
         wrong = np.arange(n + 1)
         low, high = np.transpose([rule(int(k), n) for k in wrong])
         hit, chance = (low <= p) & (p <= high), binom.pmf(wrong, n, p)
@@ -28,6 +33,7 @@ def check_coverage(
             (100 * right, "Return a rate between 0 and 1, not percent."),
             (hit.mean(), "Outcomes are not equally likely: each counts with its probability, binom.pmf(wrong, n, p)."),
             (hit.sum(), "You counted the outcomes; add their probabilities, binom.pmf(wrong, n, p)."),
+            (chance[hit & (wrong < n)].sum(), "All wrong, wrong = n, is an outcome too: range(n + 1)."),
             (chance[hit & (wrong < n)].sum() - chance[0] * hit[0], "No error at all, wrong = 0, is an outcome too."),
             (chance[low <= p].sum(), "Both ends count: low <= p and p <= high."),
             (chance[p <= high].sum(), "Both ends count: low <= p and p <= high."),
