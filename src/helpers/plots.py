@@ -281,18 +281,19 @@ def digits_frame(images: Tensor, said: Tensor, y: Tensor, names: Sequence[str]) 
     return _row(*rows)
 
 
-def guess_frame(image: Tensor, said: Mapping[str, int], y: int) -> str:
+def guess_frame(image: Tensor, said: Mapping[str, int], y: int, number: int) -> str:
     """Return one large digit, with what it is and what networks say about it folded away, as HTML.
 
     Args:
         image: (1, H, W), values in [0, 1]. said: the answer of each network, by name. y: the true class.
+        number: which of the digits to guess it is, counted from 1.
     """
     answers = ", ".join(f"the {name} network says {k}" for name, k in said.items())
     folded = (
         "<details><summary>What is it? Guess, then see what the networks say.</summary>"
         f"<p>It is a {y}; {answers}. (The attack was made for the {list(said)[-1]} network.)</p></details>"
     )
-    picture = html_picture(image, "An attacked digit, for you to guess.", width=168, kind="png")
+    picture = html_picture(image, f"Attacked digit {number}, for you to guess.", width=168, kind="png")
     return _row(picture, f'<div style="flex:1;min-width:15em">{folded}</div>')
 
 
@@ -430,7 +431,7 @@ def _captioned(part: str, caption: str) -> str:
 def _svg(width: int, height: int, alt: str, content: str) -> str:
     return (
         f'<svg role="img" aria-label="{escape(alt)}" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'style="max-width:100%;height:auto" font-size="14" fill="currentColor">{content}</svg>'
+        f'style="max-width:100%;height:auto;overflow:visible" font-size="14" fill="currentColor">{content}</svg>'
     )
 
 

@@ -167,10 +167,10 @@ def compare_networks(
     def draw(eps: float, digit: int) -> Frame:
         images, said, large = attacked(eps)
         wrong = [f"{name} {int((k != y).sum())}" for name, k in zip(networks, said, strict=True)]
-        html = guess_frame(
-            images[-1, show + digit], dict(zip(networks, large[:, digit].tolist(), strict=True)), int(y[show + digit])
-        ) + digits_frame(images[:, :show], said[:, :show], y[:show], list(networks))
-        return Frame(html, f"eps {eps:.2f}. Wrong, of {len(x)} digits: {', '.join(wrong)}.")
+        answers = dict(zip(networks, large[:, digit].tolist(), strict=True))
+        html = guess_frame(images[-1, show + digit], answers, int(y[show + digit]), digit + 1)
+        html += digits_frame(images[:, :show], said[:, :show], y[:show], list(networks))
+        return Frame(html, f"eps {eps:.2f}, digit {digit + 1} large. Wrong, of {len(x)} digits: {', '.join(wrong)}.")
 
     options = [(f"{k / 100:.2f}", k / 100) for k in range(31)]
     controls = {
