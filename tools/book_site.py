@@ -20,7 +20,9 @@ import re
 import shutil
 import subprocess
 import zlib
+from collections.abc import Iterable
 from html import escape, unescape
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,18 @@ MADE_WITH = ("tools", "book/assets", "book/templates", "_build/vendor")
 THEME = "_static/styles/theme.css", "_static/styles/pydata-sphinx-theme.css"
 THEME_SCRIPTS = "_static/scripts/bootstrap.js", "_static/scripts/pydata-sphinx-theme.js"
 OWN = "_static/book.css"
+# What a page's formulas need at once, and the classes that KaTeX writes where it does (see katex.css).
+FONTS = {
+    "Main-Regular": "katex",
+    "Math-Italic": "mathnormal",
+    "Main-Bold": "mathbf|textbf",
+    "AMS-Regular": "amsrm|mathbb|textbb",
+    "Caligraphic-Regular": "mathcal",
+    "Size1-Regular": "small-op|delimsizing size1|delim-size1",
+    "Size2-Regular": "large-op|delimsizing size2",
+    "Size3-Regular": "delimsizing size3",
+    "Size4-Regular": "delimsizing size4|delim-size4",
+}
 logger = logging.getLogger(__name__)
 
 
@@ -193,11 +207,34 @@ class Bundle:
         command = [node_program(), str(HERE / "bundle.mjs"), str(folder)]
         subprocess.run(command, input=json.dumps(files), text=True, check=True)
         sheet = folder / "_static" / "site.css"
-        sheet.write_text(with_few_icons(sheet.read_text(encoding="utf-8"), folder / "_static"), encoding="utf-8")
+        css = with_few_icons(sheet.read_text(encoding="utf-8"), folder / "_static")
+        sheet.write_text(with_few_letters(css, folder), encoding="utf-8")
         cls.styles, cls.scripts = {}, {}
 
 
-subset.log.setLevel("ERROR")  # it reports every glyph
+getLogger("fontTools").setLevel("ERROR")  # it reports every glyph
+
+
+def subset_font(path: Path, characters: Iterable[int]) -> bytes:
+    """Return a font with these characters only, as woff: no page pays for the others."""
+    options = subset.Options(hinting=False)
+    font = subset.load_font(path, options)
+    subsetter = subset.Subsetter(options)
+    subsetter.populate(unicodes=characters)
+    subsetter.subset(font)
+    font.flavor = "woff"
+    font.save(file := io.BytesIO())
+    return file.getvalue()
+
+
+def with_few_letters(css: str, folder: Path) -> str:
+    """Put KaTeX's fonts with the characters of the site's pages in place of those with all, for a stylesheet."""
+    characters = {ord(letter) for page in folder.rglob("*.html") for letter in unescape(page.read_text("utf-8"))}
+    for whole in (folder / "_static" / "fonts").glob("KaTeX_*.woff2"):
+        source = HERE.parent / "node_modules/katex/dist/fonts" / f"{whole.stem}.ttf"
+        whole.with_suffix(".woff").write_bytes(subset_font(source, characters))
+        whole.unlink()
+    return re.sub(r'(KaTeX_[\w-]+\.woff)2("?\) ?format\("woff)2"', r'\1\2"', css)
 
 
 def with_few_icons(css: str, folder: Path) -> str:
@@ -205,13 +242,8 @@ def with_few_icons(css: str, folder: Path) -> str:
     named = {int(code, 16) for code in re.findall(r'content:\s*"\\(f[0-9a-f]{3})"', css)}
 
     def inline(match: re.Match[str]) -> str:
-        font = subset.load_font(next(folder.rglob(f"{match[1]}.ttf")), subset.Options())
-        subsetter = subset.Subsetter(subset.Options(layout_features=[], hinting=False))
-        subsetter.populate(unicodes=named)
-        subsetter.subset(font)
-        font.flavor = "woff"
-        font.save(file := io.BytesIO())
-        return f'url(data:font/woff;base64,{base64.b64encode(file.getvalue()).decode()}) format("woff")'
+        font = subset_font(next(folder.rglob(f"{match[1]}.ttf")), named)
+        return f'url(data:font/woff;base64,{base64.b64encode(font).decode()}) format("woff")'
 
     return re.sub(r'url\("?(?:\./)?fonts/(fa-[\w-]+)\.woff2"?\) ?format\("woff2"\)', inline, css)
 
@@ -259,10 +291,10 @@ def complete(
             f'<meta property="og:image:alt" content="{title}. {escape(question(doctree))}">',
             '<meta name="twitter:card" content="summary_large_image">',
         ]
-        if any(doctree.findall(lambda node: isinstance(node, (nodes.math, nodes.math_block)))):
-            for font in ("Main-Regular", "Math-Italic"):
-                href = context["pathto"](f"_static/fonts/KaTeX_{font}.woff2", 1)
-                tags.append(f'<link rel="preload" as="font" type="font/woff2" crossorigin href="{href}">')
+        for font, classes in FONTS.items():
+            if re.search(rf'class="[^"]*\b({classes})\b', context["body"]):
+                href = context["pathto"](f"_static/fonts/KaTeX_{font}.woff", 1)
+                tags.append(f'<link rel="preload" as="font" type="font/woff" crossorigin href="{href}">')
         if pagename != config.root_doc:
             context["body"] += citation(config, pagename, unescape(title))
         _, _, following = app.builder.relations.get(pagename, (None, None, None))  # type: ignore[attr-defined]

@@ -431,7 +431,7 @@ def _captioned(part: str, caption: str) -> str:
 def _svg(width: int, height: int, alt: str, content: str) -> str:
     return (
         f'<svg role="img" aria-label="{escape(alt)}" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'style="max-width:100%;height:auto" font-size="14" fill="currentColor">{content}</svg>'
+        f'style="max-width:100%;height:auto;overflow:visible" font-size="14" fill="currentColor">{content}</svg>'
     )
 
 
