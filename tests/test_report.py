@@ -314,6 +314,8 @@ def test_a_model_that_draws_random_numbers_is_found_out():
     generator = rng(0)
     report = evaluate(lambda x: logits(x) + torch.rand(len(x), 3, generator=generator), PAIR, 0.05, **SMALL)
     assert "asked twice, the model says something else; should be the same" in look(report)
+    assert "an image's logits depend on its batch: cannot be told, the model is random" in look(report)
+    assert "which is no bound, since the model is random" in str(report)
 
 
 def test_a_model_that_looks_at_the_whole_batch_is_found_out():
@@ -337,6 +339,22 @@ def test_a_model_that_is_wrong_everywhere_has_nothing_to_attack():
     report = evaluate(NETWORK, (X[2:], (Y[2:] + 1) % 3), 0.05, **SMALL)
     assert report.clean_error.value == report.robust_error.value == 1
     assert all(set(part["found"]["10 steps"]) == {"."} for part in report.parts.values())
+    assert look(report)[0].startswith(f"clean errors: {len(report)}; guessing makes about")
+
+
+def test_fewer_errors_in_forty_steps_than_in_one_are_a_sign(monkeypatch):
+    report = evaluate(NETWORK, PAIR, 0.05, **SMALL)
+    wrong = {"one gradient step": 4, "10 steps": 3, "40 steps": 3}
+    errors = Report.errors
+    monkeypatch.setattr(
+        Report, "errors", lambda self, name: torch.arange(10) < wrong[name] if name in wrong else errors(self, name)
+    )
+    assert "1, 10 and 40 steps find 4, 3, 3 errors; more steps should not find fewer" in look(report)
+
+
+def test_what_was_not_run_is_said():
+    report = evaluate(NETWORK, PAIR, 0.05, **SMALL | {"curve": 0})
+    assert "NOT RUN  errors at an eps where any image can become any other" in str(report)
 
 
 def test_attack_warnings_are_in_the_report_and_nothing_else_is_said():
