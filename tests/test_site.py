@@ -117,6 +117,8 @@ LOOK = r"""() => {
 
   const drawn = [...document.fonts].filter(({ status }) => status === "loaded").map(({ family }) => family);
   if (document.querySelector(".katex") && !drawn.includes("KaTeX_Main")) wrong.push("formulas without their font");
+  const early = document.querySelectorAll("link[rel=preload][href*=KaTeX]").length;
+  if (drawn.filter((family) => family.startsWith("KaTeX")).length > early) wrong.push("a font of formulas comes late");
 
   let last = 0;
   const headings = [...content.querySelectorAll("h1, h2, h3, h4, h5, h6")].filter(visible);
