@@ -4,7 +4,7 @@ import functools
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -84,3 +84,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def nothing_solved_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget, for one test, which exercises were solved before it."""
     monkeypatch.setattr("helpers.exercises._check._solved", {})
+
+
+def answer_tests(right: list[tuple], wrong: list[tuple]) -> tuple[Callable, Callable]:
+    """Return two tests of a chapter's checks: right answers pass, and each mistake gets the hint that fits.
+
+    Args:
+        right: (name of the check, answer). wrong: (name of the check, answer, words of the hint).
+    """
+    from helpers import exercises
+
+    @pytest.mark.parametrize(("check", "answer"), right)
+    def passes(check, answer, capsys):
+        getattr(exercises, check)(answer)
+        assert ", solved." in capsys.readouterr().out
+
+    @pytest.mark.parametrize(("check", "answer", "hint"), wrong)
+    def gets_the_hint(check, answer, hint, capsys):
+        getattr(exercises, check)(answer)
+        said = capsys.readouterr().out
+        assert "not yet" in said and hint in said
+
+    return passes, gets_the_hint

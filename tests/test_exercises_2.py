@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from conftest import answer_tests
 from scipy.stats import binom
-
-from helpers import exercises
 
 pytestmark = pytest.mark.usefixtures("nothing_solved_yet")
 
@@ -83,14 +82,4 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("check", "answer"), RIGHT)
-def test_right_answers_pass(check, answer, capsys):
-    getattr(exercises, check)(answer)
-    assert ", solved." in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("check", "answer", "hint"), WRONG)
-def test_mistakes_get_the_hint_that_fits(check, answer, hint, capsys):
-    getattr(exercises, check)(answer)
-    said = capsys.readouterr().out
-    assert "not yet" in said and hint in said
+test_right_answers_pass, test_mistakes_get_the_hint_that_fits = answer_tests(RIGHT, WRONG)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import answer_tests
 
 from helpers import exercises
 from helpers.perturbations import Linf
@@ -108,18 +109,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("check", "answer"), RIGHT)
-def test_right_answers_pass(check, answer, capsys):
-    getattr(exercises, check)(answer)
-    said = capsys.readouterr().out
-    assert ", solved." in said
-
-
-@pytest.mark.parametrize(("check", "answer", "hint"), WRONG)
-def test_mistakes_get_the_hint_that_fits(check, answer, hint, capsys):
-    getattr(exercises, check)(answer)
-    said = capsys.readouterr().out
-    assert "not yet" in said and hint in said
+test_right_answers_pass, test_mistakes_get_the_hint_that_fits = answer_tests(RIGHT, WRONG)
 
 
 def test_a_wrong_projection_is_shown_where_it_is_wrong(capsys):

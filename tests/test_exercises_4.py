@@ -3,8 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-
-from helpers import exercises
+from conftest import answer_tests
 
 pytestmark = pytest.mark.usefixtures("nothing_solved_yet")
 
@@ -57,14 +56,4 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("check", "answer"), RIGHT)
-def test_right_answers_pass(check, answer, capsys):
-    getattr(exercises, check)(answer)
-    assert ", solved." in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("check", "answer", "hint"), WRONG)
-def test_mistakes_get_the_hint_that_fits(check, answer, hint, capsys):
-    getattr(exercises, check)(answer)
-    said = capsys.readouterr().out
-    assert "not yet" in said and hint in said
+test_right_answers_pass, test_mistakes_get_the_hint_that_fits = answer_tests(RIGHT, WRONG)
