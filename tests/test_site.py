@@ -508,7 +508,7 @@ def test_figures_and_formulas_have_addresses() -> None:
         twice = [place for place, n in Counter(tag["id"] for tag in page.find_all(id=True)).items() if n > 1]
         assert not twice, name
         for caption in page.select("p.figure-caption"):
-            kind, number = re.match(r"(Figure|Table) ([\d.]+)\.", caption.get_text()).groups()
+            kind, number = re.match(r"(Figure|Table) ([A-Z]?[\d.]+)\.", caption.get_text()).groups()
             place = f"{kind}-{number}".lower().replace(".", "-")
             assert caption.select_one("a.headerlink")["href"] == f"#{place}", name
             assert page.find(id=place).select_one("img, table, script"), f"{name}: nothing at {place}"

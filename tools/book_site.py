@@ -329,7 +329,7 @@ def mark(app: Sphinx, doctree: nodes.document) -> None:
     """
     for emphasis in list(doctree.findall(nodes.emphasis)):
         caption = emphasis.parent
-        found = re.match(r"(Figure|Table) (\d+(?:\.\d+)*)?", emphasis.astext())
+        found = re.match(r"(Figure|Table) ((?:\d+|[A-Z])(?:\.\d+)*(?![\w]))?", emphasis.astext())
         if not (found and isinstance(caption, nodes.paragraph) and caption[0] is emphasis):
             continue
         caption["classes"].append("figure-caption")
