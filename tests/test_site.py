@@ -511,7 +511,7 @@ def test_figures_and_formulas_have_addresses() -> None:
             kind, number = re.match(r"(Figure|Table) ([A-Z]?[\d.]+)\.", caption.get_text()).groups()
             place = f"{kind}-{number}".lower().replace(".", "-")
             assert caption.select_one("a.headerlink")["href"] == f"#{place}", name
-            assert page.find(id=place).select_one("img, table, script"), f"{name}: nothing at {place}"
+            assert page.find(id=place).select_one("img, table, script, pre"), f"{name}: nothing at {place}"
         formulas = page.select("div.math")
         assert all(formula.select_one("a.headerlink")["href"] == f"#{formula['id']}" for formula in formulas), name
         assert all(re.match("equation-", formula["id"]) for formula in formulas), name

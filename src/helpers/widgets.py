@@ -63,7 +63,7 @@ def attack_explorer(model: NormalizedModel, x: Tensor, y: Tensor) -> Explorer:
         "size": _slider("step size", _levels(0.02, 0.05, 0.1, 0.25, 0.5, 1, 2), 0.1),
         "step": _slider("step", range(13), 6),
     }
-    stored = {"eps": (0.25, 0.5, 2), "size": (0.02, 0.1, 1), "step": (0, 1, 2, 3, 4, 6, 9, 12)}
+    stored = {"eps": (0.25, 0.5, 2), "size": (0.02, 0.1, 1), "step": (0, 1, 2, 4, 6, 9, 12)}
     return Explorer(draw, controls, stored, play="step")
 
 
