@@ -18,7 +18,7 @@ from helpers.training import train
 torch.set_num_threads(1)
 
 EPS = 0.1
-COUNT = 25  # test digits; AutoAttack takes half a second for each that it cannot fool
+COUNT = 200  # test digits; AutoAttack takes half a second for each that it cannot fool
 
 
 def strongest() -> list:
