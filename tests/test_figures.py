@@ -171,6 +171,36 @@ def test_field_without_a_number_stays_empty(drawn):
 HISTORY = History(loss=[1.0, 0.5], error=[0.4, 0.3], validation=[0.35, 0.25], kept=2)
 
 
+SOME = torch.arange(10)
+LADDER = [
+    plots.Rung("clean", broken=SOME < 1, seconds=0.01),
+    plots.Rung("PGD", broken=SOME < 3, seconds=0.62),
+    plots.Rung("exact", broken=SOME < 4, proved=SOME >= 4, seconds=12.4),
+    plots.Rung("CROWN", proved=SOME >= 7),
+]
+
+
+def test_sandwich_has_a_row_a_method_a_column_an_example_and_says_what_each_knows(drawn):
+    shuffled = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    rungs = [
+        plots.Rung(r.name, *(None if part is None else part[shuffled] for part in (r.broken, r.proved)), r.seconds)
+        for r in LADDER
+    ]
+    plots.show_sandwich(rungs)
+    axes = drawn[0].axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["clean", "PGD", "exact", "CROWN"]
+    said = [text.get_text() for text in axes.texts]
+    assert said == ["at least 10 %, < 0.1 s", "at least 30 %, 0.6 s", "40 %, 12 s", "at most 70 %"]
+    bars = [path.get_extents() for part in axes.collections for path in part.get_paths()]
+    ends = [(round(bar.x0), round(bar.x1), round((bar.y0 + bar.y1) / 2)) for bar in bars]
+    assert ends == [(0, 1, 0), (0, 3, 1), (0, 4, 2), (4, 10, 2), (7, 10, 3)]  # sorted alike in every row
+
+
+def test_sandwich_of_a_method_that_left_some_open_gives_both_ends(drawn):
+    plots.show_sandwich([plots.Rung("search", broken=SOME < 2, proved=SOME > 4, seconds=3.0)])
+    assert drawn[0].axes[0].texts[0].get_text() == "20 to 50 %, 3.0 s"
+
+
 @pytest.mark.parametrize("validation", [HISTORY.validation, []])
 def test_training_frame_is_a_picture_of_the_errors_so_far_with_room_for_the_rest(drawn, validation):
     frame = plots.training_frame(History(HISTORY.loss, HISTORY.error, validation), 5, "A < B")
@@ -197,6 +227,11 @@ def test_training_frame_is_a_picture_of_the_errors_so_far_with_room_for_the_rest
             "titles must have one for each of the 3 images of a row; got 2",
         ),
         (lambda: plots.show_matrix(torch.rand(3), xlabel="", ylabel="", title=""), r"values must have shape.*\(3,\)"),
+        (lambda: plots.show_sandwich([]), "rungs must hold at least one"),
+        (lambda: plots.show_sandwich([plots.Rung("nothing")]), "rungs must hold at least one"),
+        (lambda: plots.show_sandwich([*LADDER, plots.Rung("short", SOME[:3] < 1)]), r"one shape \(N,\); got .*\(3,\)"),
+        (lambda: plots.show_sandwich([*LADDER, plots.Rung("floats", SOME + 0.0)]), "bool tensors.*float32"),
+        (lambda: plots.show_sandwich([*LADDER, plots.Rung("bug", proved=SOME > 2)]), "contradict each other: 1 of 10"),
         (lambda: plots.show_images(torch.rand(2, 3, 8, 8), ["one"]), "titles must have one for each of the 2"),
         (lambda: plots.show_images(torch.rand(2, 3, 8, 8) + 1), "values in \\[0, 1\\]"),
         (lambda: plots.plot_lines([0, 1], {"a": [1]}, xlabel="", ylabel=""), "'a' has 1"),

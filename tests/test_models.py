@@ -27,6 +27,7 @@ from helpers.models import (
     digit_network,
     fold_batch_norm,
     load_classifier,
+    small_network,
 )
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -458,3 +459,13 @@ def test_digit_network_s_first_layers_are_a_convolution_of_4_by_4_with_stride_2(
     plain.load_state_dict({"weight": kernel, "bias": fast.bias})
     x = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(network[:3](x), plain(x))
+
+
+def test_small_network_is_784_50_20_10_and_depends_on_its_seed_alone():
+    network = small_network()
+    assert network(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    assert [layer.out_features for layer in network if isinstance(layer, nn.Linear)] == [50, 20, 10]
+    before = torch.get_rng_state()
+    assert torch.equal(small_network()[1].weight, network[1].weight)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(small_network(1)[1].weight, network[1].weight)

@@ -17,7 +17,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from helpers.attacks import AttackWarning, fgsm, margin, pgd
 from helpers.data import digits
-from helpers.risk import adversarial_risk, estimate, linear_worst_margin, risk, wilson_interval, worst_losses
+from helpers.risk import (
+    adversarial_risk,
+    certified_risk,
+    estimate,
+    linear_worst_margin,
+    risk,
+    wilson_interval,
+    worst_losses,
+)
 from helpers.training import train
 
 torch.set_num_threads(1)  # tiny networks again
@@ -136,9 +144,11 @@ def test_the_estimate_keeps_what_the_attack_warned_of_and_the_caller_hears_it_to
             adversarial_risk(flat, PIXELS, ZEROS, 0.1, attacks=[pgd])
 
 
-def test_an_estimate_has_one_of_two_sides():
-    with pytest.raises(ValueError, match="side must be 'two-sided' or 'at least'; got 'at most'"):
-        estimate(torch.tensor([True]), side="at most")
+def test_an_estimate_has_one_of_three_sides_and_only_errors_can_be_excluded():
+    with pytest.raises(ValueError, match="side must be 'two-sided', 'at least' or 'at most'; got 'below'"):
+        estimate(torch.tensor([True]), side="below")
+    with pytest.raises(ValueError, match=r"each must hold errors, bool, with side 'at most'; got torch.float32"):
+        estimate(torch.tensor([1.0]), side="at most")
 
 
 def test_one_example_says_little():
@@ -403,6 +413,69 @@ def test_bad_argument_gets_an_error_that_names_it_and_says_what_is_allowed(case)
     good = {"model": zero, "x": X, "y": ZEROS, "eps": 0.1, "attacks": [pgd]}
     with pytest.raises(error) as caught:
         adversarial_risk(**{**good, **changes})
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+# --------------------------------------------------------------------------------------------------- what is proved
+
+
+def proves_dark(model, x, y, eps):
+    """What `threshold` says of dark pixels cannot be changed by less than what is missing to 0.5."""
+    return (x[:, 0] + eps < 0.5) & (y == 0)
+
+
+def test_what_was_not_proved_has_a_one_sided_upper_end_and_nothing_below():
+    found = estimate(torch.arange(200) < 54, side="at most")
+    assert (found.low, found.high) == (0, wilson_interval(54, 200, confidence=0.9)[1])
+    assert str(found) == "at most 27.0 % (95 %: 32.4 % or less, Wilson, N = 200)"
+
+
+@pytest.mark.parametrize("p", [0.02, 0.1, 0.3])
+def test_the_one_sided_upper_end_is_above_the_truth_about_95_times_in_100(p):
+    n = 1000  # with fewer, and a small p, it is above more often
+    above = [wrong for wrong in range(n + 1) if estimate(torch.arange(n) < wrong, side="at most").high >= p]
+    assert 0.94 < binom.pmf(above, n, p).sum() < 0.97
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_certified_risk_counts_what_is_wrong_or_not_proved_and_is_above_any_attack(batch_size):
+    found = certified_risk(threshold, PIXELS, ZEROS, 0.2, certify=[proves_dark], batch_size=batch_size)
+    attacked = adversarial_risk(threshold, PIXELS, ZEROS, 0.2, attacks=[brighter])
+    assert found.side == "at most"
+    assert found.each.tolist() == [not bool(x + 0.2 < 0.5) for x in PIXELS[:, 0]]
+    assert (attacked.each <= found.each).all()
+
+
+def test_the_next_proof_sees_only_what_is_right_and_still_open():
+    seen = []
+
+    def watch(model, x, y, eps):
+        seen.append(len(x))
+        return proves_dark(model, x, y, 0.0)
+
+    found = certified_risk(threshold, PIXELS, ZEROS, 0.2, certify=[proves_dark, watch])
+    right = risk(threshold, PIXELS, ZEROS).each.logical_not()
+    assert seen == [int((right & (PIXELS[:, 0] + 0.2 >= 0.5)).sum())]
+    assert torch.equal(found.each, ~right)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"certify": []}, TypeError, ["certify must", "proves"]),
+        ({"certify": proves_dark}, TypeError, ["certify must", "list"]),
+        ({"certify": [lambda *args: True]}, ValueError, ["a proof returns must be bool", "bool"]),
+        ({"certify": [lambda m, x, y, eps: x[:, 0]]}, ValueError, ["a proof returns must be bool", "float32"]),
+        ({"certify": [lambda m, x, y, eps: x > 0]}, ValueError, ["a proof returns must be bool", "(2,)", "(2, 1)"]),
+        ({"x": PIXELS + 1}, ValueError, ["x must", "[0, 1]"]),
+        ({"eps": -0.1}, ValueError, ["eps must", "-0.1"]),
+        ({"batch_size": 0}, ValueError, ["batch_size must", "at least 1"]),
+    ],
+)
+def test_certified_risk_refuses_a_bad_argument(changes, error, words):
+    good = {"model": threshold, "x": PIXELS, "y": ZEROS, "eps": 0.1, "certify": [proves_dark]}
+    with pytest.raises(error) as caught:
+        certified_risk(**{**good, **changes})
     assert [word for word in words if word not in str(caught.value)] == []
 
 

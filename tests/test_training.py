@@ -1,9 +1,11 @@
 """The training loop, with and without an attack: what it sees, what it keeps, how it ends."""
 
+import json
 import math
 import warnings
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from helpers.attacks import pgd
 from helpers.data import digits
 from helpers.models import digit_network
 from helpers.risk import adversarial_risk, risk
-from helpers.training import History, train
+from helpers.training import BOOK_NETWORKS, History, book_network, train
 
 torch.set_num_threads(1)  # a tiny network is no faster on more
 
@@ -424,3 +426,37 @@ def test_training_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(nn.Linear(3, 2), X, Y, attack=keep, eps=0.1, epochs=2)
+
+
+# ---------------------------------------------------------------------------------------------- the networks of Part II
+
+
+def test_the_small_network_of_part_two_is_the_robust_one_that_its_docstring_describes(data):
+    network = book_network("small", "cpu")
+    assert not network.training
+    assert risk(network, data.x_test, data.y_test).value < 0.1
+    assert 0.2 < adversarial_risk(network, data.x_test, data.y_test, 0.1, attacks=[pgd]).value < 0.35
+
+
+def test_the_networks_of_part_two_are_trained_by_chapter_5_s_recipe(monkeypatch):
+    calls = []
+    monkeypatch.setattr("helpers.training.train", lambda *args, **options: calls.append((args, options)))
+    standard, robust = (book_network(name, "cpu") for name in BOOK_NETWORKS[:2])
+    chapter = (Path(__file__).parents[1] / "notebooks" / "05_min_max_training.ipynb").read_text()
+    (_, usual), ((_, x, _), ramped) = calls
+    assert len(x) == 3500 and usual == {"epochs": 10}
+    said = json.dumps('ramped = {"epochs": 12, "lr": 4e-3, "eps_ramp": 4}')[1:-1]
+    assert said in chapter and 'inner = partial(pgd, loss=\\"cross_entropy\\", steps=5)' in chapter
+    assert {key: ramped[key] for key in ("epochs", "lr", "eps_ramp", "eps")} == {
+        "epochs": 12,
+        "lr": 4e-3,
+        "eps_ramp": 4,
+        "eps": 0.1,
+    }
+    assert ramped["attack"].keywords == {"loss": "cross_entropy", "steps": 5}
+    assert torch.equal(weights(standard), weights(robust))  # before training, the same
+
+
+def test_an_unknown_network_of_part_two_is_refused():
+    with pytest.raises(ValueError, match=r"name must be one of \['standard', 'robust', 'small'\]; got 'large'"):
+        book_network("large")

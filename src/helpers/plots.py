@@ -17,6 +17,7 @@ from fractions import Fraction
 from html import escape
 from itertools import cycle
 from math import ceil, log2
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import torch
@@ -176,6 +177,71 @@ def plot_lines(
         if len(lines) > 1:
             axes.legend()
     _show(figure)
+
+
+class Rung(NamedTuple):
+    """What one method knows about each of N examples: one row of the sandwich."""
+
+    name: str
+    broken: Tensor | None = None  # (N,), bool: an error was found, on x or on some x + delta; None: it finds none
+    proved: Tensor | None = None  # (N,), bool: right on all of Delta(x); None: it proves nothing
+    seconds: float | None = None  # that it took for all of them
+
+
+def show_sandwich(rungs: Sequence[Rung]) -> None:
+    """Show, example by example, what several methods know: clean <= attacked <= exact <= certified, drawn.
+
+    A row is a method, a column an example, in the same order everywhere: those that most methods break on the left,
+    those that most prove on the right. What is neither is left open. At the right stands the adversarial error that the
+    method leaves possible, and its seconds.
+
+    Args:
+        rungs: the methods, the weakest attack first, the weakest proof last.
+
+    Raises:
+        ValueError: there is no rung; one has neither `broken` nor `proved`, or a shape that is not that of the others;
+            or two methods contradict each other: what one breaks another proves. Then one of them has a bug.
+    """
+    known = [part for rung in rungs for part in (rung.broken, rung.proved) if part is not None]
+    if not known or any(rung.broken is None and rung.proved is None for rung in rungs):
+        raise ValueError("rungs must hold at least one method, each with `broken` or `proved`")
+    if any(part.shape != known[0].shape or part.dtype != torch.bool or part.ndim != 1 for part in known):
+        shapes = [(tuple(part.shape), part.dtype) for part in known]
+        raise ValueError(f"rungs must have bool tensors of one shape (N,); got {shapes}")
+    n = len(known[0])
+    none = torch.zeros(n, dtype=torch.bool)
+    rows = [tuple(none if part is None else part.cpu() for part in (rung.broken, rung.proved)) for rung in rungs]
+    broken, proved = (torch.stack(parts).sum(0) for parts in zip(*rows, strict=True))
+    if both := int(((broken > 0) & (proved > 0)).sum()):
+        raise ValueError(f"rungs contradict each other: {both} of {n} examples are broken by one and proved by another")
+    order = (proved - broken).argsort(stable=True)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.6 + 0.3 * len(rows)))
+        for place, (rung, parts) in enumerate(zip(rungs, rows, strict=True)):
+            for part, color in zip(parts, (ORANGE, BLUE), strict=True):
+                values, lengths = part[order].unique_consecutive(return_counts=True)
+                starts = lengths.cumsum(0) - lengths
+                runs = torch.stack([starts, lengths], 1)[values].tolist()
+                axes.broken_barh(runs, (place - 0.38, 0.76), facecolors=color, linewidth=0)
+            axes.text(1.02 * n, place, _known(rung, *(int(part.sum()) for part in parts), n), va="center")
+        axes.set(xlim=(0, n), ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
+        axes.set(yticklabels=[rung.name for rung in rungs], xlabel=f"{n} examples: broken left, proved right")
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False)
+    _show(figure)
+
+
+def _known(rung: Rung, broken: int, proved: int, n: int) -> str:
+    """Return what a method says about the error of all examples, and how long it took."""
+    least, most = f"{100 * broken / n:.3g}", f"{100 * (n - proved) / n:.3g} %"
+    if rung.proved is None or rung.broken is None:
+        text = f"at most {most}" if rung.broken is None else f"at least {least} %"
+    else:
+        text = most if broken + proved == n else f"{least} to {most}"
+    if rung.seconds is None:
+        return text
+    seconds = rung.seconds
+    return text + (f", {seconds:.0f} s" if seconds >= 9.5 else f", {seconds:.1f} s" if seconds >= 0.05 else ", < 0.1 s")
 
 
 def show_matrix(values: Tensor, *, xlabel: str, ylabel: str, title: str) -> None:

@@ -27,7 +27,8 @@ from helpers.attacks import AttackWarning, Model, frozen
 
 Attack = Callable[[Model, Tensor, Tensor, float], Tensor]
 LossName = Literal["zero_one", "cross_entropy"]
-Side = Literal["two-sided", "at least"]  # of an average: an interval, or only how much it is at least
+Certify = Callable[[Model, Tensor, Tensor, float], Tensor]
+Side = Literal["two-sided", "at least", "at most"]  # an interval, or one end of it
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,13 @@ class Estimate:
 
     How good a classifier is on average is known from both sides: an interval. What an attack found is known from one
     side only, since a better attack may find more: "at least", with a lower end that accounts for the choice of the
-    examples, and nothing above. `str(estimate)` is one line with all of it.
+    examples, and nothing above. What could not be proved is known from the other side, since a better proof may leave
+    less: "at most". `str(estimate)` is one line with all of it.
     """
 
     value: float  # the average
-    low: float  # the interval's lower end; with side "at least" the one-sided one, exceeded 95 times in 100
-    high: float  # its upper end; with side "at least" the largest value there is: 1 for errors, infinity for losses
+    low: float  # the interval's lower end; with "at least" the one-sided one, exceeded 95 times in 100; "at most": 0
+    high: float  # its upper end; with "at most" the one-sided one; "at least": 1 for errors, infinity for losses
     interval: str  # how it was computed: "Wilson" or "normal"
     each: Tensor  # (N,), the loss of each example, on the CPU
     side: Side = "two-sided"
@@ -53,6 +55,8 @@ class Estimate:
         how = f"{self.interval}, N = {len(self.each)}" + ("; the attack warned" if self.warnings else "")
         if self.side == "at least":
             return f"at least {value}{unit} (95 %: {low}{unit} or more, {how})"
+        if self.side == "at most":
+            return f"at most {value}{unit} (95 %: {high}{unit} or less, {how})"
         return f"{value}{unit} (95 % interval {low} to {high}{unit}, {how})"
 
 
@@ -87,21 +91,25 @@ def estimate(each: Tensor, *, side: Side = "two-sided", warnings: Sequence[str] 
 
     Args:
         each: (N,), bool for errors or floating point for losses; the examples are drawn independently.
-        side: "two-sided", or "at least" for what an attack found, as `worst_losses` yields it.
+        side: "two-sided"; "at least" for what an attack found, as `worst_losses` yields it; or "at most" for errors
+            that could not be excluded.
         warnings: of the attack, to be kept with the number.
 
     Raises:
         TypeError: it is not a tensor.
-        ValueError: it has another shape, no example, or a value that is not finite; or `side` is neither of the two.
+        ValueError: it has another shape, no example, or a value that is not finite; or `side` is none of the three, or
+            "at most" of losses, not errors.
     """
     if not isinstance(each, Tensor):
         raise TypeError(f"each must be a tensor; got {type(each).__name__}")
     if each.ndim != 1 or len(each) == 0 or not each.isfinite().all():
         raise ValueError(f"each must hold N >= 1 finite numbers, shape (N,); got shape {tuple(each.shape)}")
-    if side not in ("two-sided", "at least"):
-        raise ValueError(f"side must be 'two-sided' or 'at least'; got {side!r}")
+    if side not in ("two-sided", "at least", "at most"):
+        raise ValueError(f"side must be 'two-sided', 'at least' or 'at most'; got {side!r}")
+    if side == "at most" and each.dtype != torch.bool:
+        raise ValueError(f"each must hold errors, bool, with side 'at most'; got {each.dtype}")
     each = each.detach().cpu()
-    value, one_sided = each.double().mean().item(), side == "at least"
+    value, one_sided = each.double().mean().item(), side != "two-sided"
     if each.dtype == torch.bool:
         interval, most = "Wilson", 1.0
         low, high = wilson_interval(int(each.sum()), len(each), confidence=0.9 if one_sided else 0.95)
@@ -109,7 +117,8 @@ def estimate(each: Tensor, *, side: Side = "two-sided", warnings: Sequence[str] 
         interval, most = "normal", math.inf
         error = each.double().std().item() / math.sqrt(len(each)) if len(each) > 1 else math.inf
         low, high = value - (1.645 if one_sided else 1.96) * error, value + 1.96 * error
-    return Estimate(value, low, most if one_sided else high, interval, each, side, tuple(dict.fromkeys(warnings)))
+    low, high = 0.0 if side == "at most" else low, most if side == "at least" else high
+    return Estimate(value, low, high, interval, each, side, tuple(dict.fromkeys(warnings)))
 
 
 def risk(model: Model, x: Tensor, y: Tensor, *, loss: LossName = "zero_one", batch_size: int = 500) -> Estimate:
@@ -225,6 +234,56 @@ def worst_losses(
                     worst[open_] = worst[open_].maximum(_losses(model, attacked, labels[open_], loss))
         worst = worst.cpu()
         yield worst > 0 if loss == "zero_one" else worst
+
+
+def certified_risk(
+    model: Model, x: Tensor, y: Tensor, eps: float, *, certify: Sequence[Certify], batch_size: int = 100
+) -> Estimate:
+    """Return the share of examples that are not proved to be right on all of Delta(x): the certified error.
+
+    It is an upper bound of the empirical adversarial risk with the 0-1 loss, as `adversarial_risk` is a lower one: a
+    weak proof excludes too little. So the result says "at most". An example counts as an error unless the model is
+    right on x and one of the proofs excludes every perturbation; the cheap ones come first, since what is proved is not
+    proved again. Not proved does not mean broken.
+
+    A model that is an `nn.Module` is in eval mode meanwhile, and comes back as it was. Shows a progress bar.
+
+    Args:
+        model: takes images like `x`, returns logits (N, K).
+        x: (N, ...), values in [0, 1]. y: (N,), int64. Batches are moved to the model's device, if it has parameters.
+        eps: the budget, handed to each proof.
+        certify: functions of (model, x, y, eps) that return (N,) bool, true where every perturbation is excluded, such
+            as `helpers.bounds.proves`, or `partial(proves, method="interval")`.
+        batch_size: examples at a time, at least 1.
+
+    Raises:
+        TypeError, ValueError: an argument is not allowed, the model does not return logits, or a proof does not return
+            true or false for each example.
+    """
+    check_images(x)
+    check_labels(y, x)
+    check_number(eps, "eps", low=0, high=torch.finfo(torch.float32).max)
+    check_count(batch_size, "batch_size")
+    if not isinstance(certify, Sequence) or not certify or not all(map(callable, certify)):
+        raise TypeError("certify must be a list of functions of (model, x, y, eps), such as [proves]")
+    device = next(model.parameters(), x).device if isinstance(model, nn.Module) else x.device
+    batches = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
+    each = []
+    for images, labels in tqdm(batches, desc="proofs", leave=False):
+        images, labels = images.to(device), labels.to(device)
+        with frozen(model), explained_dtype(model, images):
+            wrong = _losses(model, images, labels, "zero_one") > 0
+            left = ~wrong
+            for proof in certify:
+                rows = left.nonzero()[:, 0]
+                if len(rows):
+                    proved = proof(model, images[rows], labels[rows], eps)
+                    if not isinstance(proved, Tensor) or proved.dtype != torch.bool or proved.shape != rows.shape:
+                        got = f"{proved.dtype}, {tuple(proved.shape)}" if isinstance(proved, Tensor) else type(proved)
+                        raise ValueError(f"what a proof returns must be bool, shape {tuple(rows.shape)}; got {got}")
+                    left[rows] = ~proved
+        each.append((wrong | left).cpu())
+    return estimate(torch.cat(each), side="at most")
 
 
 @torch.no_grad()
