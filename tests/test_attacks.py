@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -307,6 +307,64 @@ def test_attack_in_batches_finds_what_the_whole_batch_finds(problem):
         torch.testing.assert_close(loss[0], together[1][i], rtol=1e-6, atol=1e-9)
 
 
+# ------------------------------------------------------------------------------------------- an eps for each example
+
+
+@cases(150)
+@given(problems(), SEEDS)
+def test_an_eps_for_each_example_gives_what_a_loop_over_the_examples_gives(problem, seed):
+    # In double precision, so that the order in which a matrix product sums does not matter.
+    problem.model.double()
+    problem.x = problem.x.double()
+    eps = problem.eps * torch.rand(len(problem.x), generator=rng(seed), dtype=torch.float64)
+    problem.options["random_start"] = True
+    together, generator, alone = replace(problem, eps=eps).attack(), rng(problem.seed), []
+    for i in range(len(problem.x)):
+        part = problem.of(torch.tensor([i]))
+        alone.append(pgd(part.model, part.x, part.y, float(eps[i]), generator=generator, **part.options))
+        assert_in_set(together[i : i + 1], part.x, problem.options["norm"], float(eps[i]))
+    (fooled, loss), (fooled_alone, loss_alone) = problem.judge(together), problem.judge(torch.cat(alone))
+    assert torch.equal(fooled, fooled_alone) or loss.abs().min() < 1e-9
+    torch.testing.assert_close(loss, loss_alone, rtol=1e-6, atol=1e-9)
+
+
+@cases(80)
+@given(problems())
+def test_the_same_eps_for_each_example_is_that_eps(problem):
+    options = {"random_start": True, "restarts": 2}
+    eps = torch.full((len(problem.x),), problem.eps, dtype=problem.x.dtype)
+    (fooled, loss), (fooled_one, loss_one) = (
+        problem.judge(replace(problem, eps=each).attack(**options)) for each in (eps, problem.eps)
+    )
+    if problem.x.dtype == torch.float64 or problem.options["step_size"] is not None:  # else a step is rounded once more
+        assert torch.equal(fooled, fooled_one)
+        torch.testing.assert_close(loss, loss_one, rtol=1e-6, atol=1e-9)
+
+
+def test_an_eps_for_each_example_stays_with_its_example_when_others_leave():
+    model = random_network((30,), 3, torch.float64, rng(0))
+    x, eps = random_images(40, (30,), torch.float64, rng(1)), torch.linspace(0, 0.3, 40)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    for options in ({}, {"step_size": "auto"}, {"norm": "l2", "restarts": 3}):
+        options = {**options, "keep": "first", "generator": rng(2)}
+        x_adv = pgd(model, x, y, eps, **options)
+        alone = torch.cat([pgd(model, x[i : i + 1], y[i : i + 1], float(e), **options) for i, e in enumerate(eps)])
+        size = (x_adv - x).abs().amax(1) if options.get("norm") != "l2" else lengths(x_adv - x)
+        assert (size <= eps + 1e-6).all()
+        fooled = model(x_adv).argmax(1) != y
+        assert 5 < int(fooled.sum()) < 35 and not torch.equal(fooled, fooled.sort().values)
+        if "restarts" not in options:  # without random numbers the two are the same
+            torch.testing.assert_close(x_adv, alone, rtol=0, atol=1e-6)
+
+
+def test_fgsm_takes_an_eps_for_each_example():
+    model = random_network((30,), 3, torch.float32, rng(0))
+    x, y, eps = random_images(3, (30,), torch.float32, rng(1)), torch.tensor([0, 1, 2]), torch.tensor([0.0, 0.1, 1.0])
+    expected = torch.cat([fgsm(model, x[i : i + 1], y[i : i + 1], float(eps[i])) for i in range(3)])
+    torch.testing.assert_close(fgsm(model, x, y, eps), expected, rtol=0, atol=1e-6)
+
+
 # ---------------------------------------------------------------------------------------------- the perturbation sets
 
 
@@ -401,6 +459,23 @@ def test_random_perturbation_is_in_the_set(case, norm, seed):
     assert (x + delta).max() <= 1 + ulp
     size = delta.abs().max() if norm == "linf" else lengths(delta).max()
     assert size <= eps * (1 + 8 * ulp)
+
+
+@cases(60)
+@given(points(), NORMS, SEEDS)
+def test_a_set_with_an_eps_for_each_example_is_a_set_for_each(case, norm, seed):
+    delta, x, eps = case
+    budgets = eps * torch.rand(len(x), generator=rng(seed))
+    whole = perturbation_set(norm, budgets)
+    results = whole.project(delta, x), whole.around(x)(delta), whole.random(x, torch.arange(len(x)))
+    for i, budget in enumerate(budgets):
+        row = torch.tensor([i])
+        one = perturbation_set(norm, float(budget))
+        parts = one.project(delta[row], x[row]), one.around(x[row])(delta[row]), one.random(x[row], row)
+        for result, part in zip(results, parts, strict=True):
+            torch.testing.assert_close(result[row], part, rtol=1e-5, atol=1e-6)
+        assert torch.equal(whole.of(row).eps, budgets[row])
+        assert one.of(row) is one
 
 
 def test_linf_random_is_uniform_on_each_pixels_own_interval():
@@ -858,6 +933,14 @@ BAD_ARGUMENTS = {
     "eps a bool": ({"eps": True}, TypeError, ["eps must", "number", "bool"]),
     "eps a string": ({"eps": "8/255"}, TypeError, ["eps must", "number", "str"]),
     "eps a tensor": ({"eps": torch.tensor(0.1)}, TypeError, ["eps must", "number", "Tensor"]),
+    "eps of another length": ({"eps": torch.full((3,), 0.1)}, ValueError, ["eps must", "number", "(2,)", "(3,)"]),
+    "eps of whole numbers": ({"eps": torch.ones(2).long()}, TypeError, ["eps must", "floating-point", "int64"]),
+    "eps with two axes": ({"eps": torch.full((2, 1), 0.1)}, TypeError, ["eps must", "(N,)", "(2, 1)"]),
+    "eps with one above 1": ({"eps": torch.tensor([0.1, 8])}, ValueError, ["eps must", "[0, 1]", "0.1 to 8", "255"]),
+    "eps with one NaN": ({"eps": torch.tensor([0.1, math.nan])}, ValueError, ["eps must", "[0, 1]", "nan"]),
+    "eps with one negative": ({"eps": torch.tensor([-0.1, 1])}, ValueError, ["eps must", "[0, 1]", "-0.1 to 1"]),
+    "eps with one too long, l2": (
+        {"eps": torch.tensor([0.1, 2]), "norm": "l2"}, ValueError, ["eps must", "[0, 1.73", "0.1 to 2", "255"]),
     "eps None": ({"eps": None}, TypeError, ["eps must", "number", "NoneType"]),
     "eps negative, l2": ({"eps": -1.0, "norm": "l2"}, ValueError, ["eps must", "[0, ", "-1"]),
     "eps NaN, l2": ({"eps": math.nan, "norm": "l2"}, ValueError, ["eps must", "[0, ", "nan"]),
@@ -983,6 +1066,8 @@ def test_numpy_numbers_and_integer_eps_are_numbers():
     [
         (lambda: Linf(8), ["eps must", "[0, 1]", "8/255"]),
         (lambda: Linf(math.nan), ["eps must", "nan"]),
+        (lambda: Linf(torch.tensor([0.1, 8])), ["eps must", "[0, 1]", "8/255"]),
+        (lambda: L2(torch.tensor([])), ["eps must", "(N,)", "(0,)"]),
         (lambda: L2(-1), ["eps must", "-1"]),
         (lambda: L2(math.inf), ["eps must", "inf"]),
         (lambda: perturbation_set("l0", 0.1), ["norm must", "linf", "l2", "'l0'"]),

@@ -144,6 +144,26 @@ def check_number(value: float, name: str, *, low: float, high: float, hint: str 
         raise ValueError(f"{name} must be in {bracket}{low:g}, {high:g}]; got {value:g}. {hint}".rstrip())
 
 
+def check_eps(eps: float | Tensor, *, high: float, hint: str = "", x: Tensor | None = None) -> None:
+    """Check that `eps` is a number in [0, high], or a tensor of such numbers, one for each example (of `x` if given).
+
+    Raises:
+        TypeError: it is neither a real number nor a floating-point tensor with one axis.
+        ValueError: a value is NaN or outside the interval, or there are not as many as examples.
+    """
+    if not isinstance(eps, Tensor):
+        return check_number(eps, "eps", low=0, high=high, hint=hint)
+    if eps.ndim != 1 or not eps.is_floating_point():
+        got = f"a Tensor of shape {tuple(eps.shape)} and {eps.dtype}"
+        raise TypeError(f"eps must be a number, or a floating-point tensor (N,), one for each image; got {got}")
+    if len(eps) != (len(eps) if x is None else len(x)) or len(eps) == 0:
+        n = "N" if x is None else len(x)
+        raise ValueError(f"eps must be a number or have shape ({n},), one for each image; got {tuple(eps.shape)}")
+    low, most = eps.aminmax()
+    if not (low >= 0 and most <= high):  # written so that NaN fails too
+        raise ValueError(f"eps must be in [0, {high:g}]; got values from {low:g} to {most:g}. {hint}".rstrip())
+
+
 def check_count(value: int, name: str, *, low: int = 1, high: int | None = None) -> None:
     """Check that `value` is a whole number of at least `low`, and at most `high` if that is given.
 

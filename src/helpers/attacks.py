@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from helpers._validation import (
     check_classes,
     check_count,
+    check_eps,
     check_images,
     check_labels,
     check_logits,
     check_number,
     explained_dtype,
 )
-from helpers.perturbations import L2, Linf, perturbation_set, seeds
+from helpers.perturbations import L2, Budget, Linf, perturbation_set, seeds
 
 Model = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -129,7 +130,8 @@ class AutoSteps:
     def next(self, x: Tensor, delta: Tensor, loss: Tensor, grad: Tensor) -> Tensor:
         """Return the next perturbation of `x`, given the loss (N,) and the gradient at `delta`."""
         if self.step == 0:
-            self.size, self.rises, self.look = torch.full_like(loss, 2 * self.allowed.eps), torch.zeros_like(loss), 0
+            self.rises, self.look = torch.zeros_like(loss), 0
+            self.size = self.rises + 2 * self.allowed.eps
             self.before = self.peak = delta
             self.peak_grad, self.halved = grad, torch.ones_like(loss, dtype=torch.bool)
             self.last_loss = self.peak_loss = self.peak_at_look = loss
@@ -151,7 +153,8 @@ class AutoSteps:
         return goal
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these examples only."""
+        """Go on with these examples only, given as indices."""
+        self.allowed = self.allowed.of(rows)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value[rows])
@@ -184,7 +187,7 @@ def pgd(
     model: Model,
     x: Tensor,
     y: Tensor,
-    eps: float,
+    eps: Budget,
     *,
     norm: Literal["linf", "l2"] = "linf",
     target: Tensor | None = None,
@@ -215,7 +218,8 @@ def pgd(
         x: (N, ...), float32 or float64 as the model is, values in [0, 1]. Not written to. A model in half precision is
             wrapped: `lambda x: model(x.half()).float()`.
         y: (N,), int64, the true labels.
-        eps: size of the perturbation set, in pixel units from 0 to 1: 8 of 255 grey levels are 8/255.
+        eps: size of the perturbation set, in pixel units from 0 to 1: 8 of 255 grey levels are 8/255. One for all
+            images, or a tensor (N,) with one for each.
         norm: of the perturbation set, "linf" or "l2".
         target: (N,), int64; if given, the attack is targeted: it wants the model to say `target`, not just not `y`.
         loss: maximised on `y`, or minimised on `target`: "soft_margin", "cross_entropy", "margin", or a function of
@@ -242,8 +246,7 @@ def pgd(
         AttackWarning: an example's gradient is exactly zero at the start, or the attack still gains at the end.
     """
     _check_arguments(x, y, eps, norm, target, loss, steps, step_size, restarts, keep)
-    steps, allowed = int(steps), perturbation_set(norm, eps)
-    size = 2.5 * eps / steps if step_size is None else step_size
+    steps, everyones = int(steps), perturbation_set(norm, eps.to(x) if isinstance(eps, Tensor) else eps)
     targeted, late = target is not None, 3 * steps // 4
     with frozen(model), explained_dtype(model, x), torch.inference_mode(False):
         x, y = x.detach().clone(), y.clone()  # ours, and fit for autograd also when the caller is in inference mode
@@ -256,11 +259,11 @@ def pgd(
             if len(rows) == 0:
                 break
             image, label, goal, *best = (part[rows] for part in (x, y, goals, *found))
-            random = random_start or restart > 0
+            allowed, random = everyones.of(rows), random_start or restart > 0
             delta = allowed.random(image, seed[rows.cpu()] + restart) if random else torch.zeros_like(image)
             project = allowed.around(image)
             delta = project(delta)
-            auto = AutoSteps(allowed, steps) if size == "auto" else None
+            auto = AutoSteps(allowed, steps) if step_size == "auto" else None
             for step in range(steps + 1):
                 with torch.set_grad_enabled(step < steps):  # the last iterate is judged, but not left
                     delta.requires_grad_(step < steps)
@@ -286,13 +289,15 @@ def pgd(
                     rows, image, label, goal, delta, value, grad, *best = (
                         part[stay] for part in (rows, image, label, goal, delta, value, grad, *best)
                     )
+                    allowed = allowed.of(stay)
                     project = allowed.around(image)
                     if auto:
                         auto.keep(stay)
                 if auto:
                     delta = auto.next(image, delta, value.detach(), grad)
                 else:
-                    delta = project(delta.add(allowed.steepest(grad), alpha=size))
+                    size = 2.5 * allowed.eps / steps if step_size is None else step_size
+                    delta = project(_step(delta, allowed.steepest(grad), size))
             for whole, part in zip(found, best, strict=True):
                 whole[rows] = part
         if keep != "last" and steps >= 10:
@@ -300,7 +305,7 @@ def pgd(
         return x + found[0]
 
 
-def fgsm(model: Model, x: Tensor, y: Tensor, eps: float, *, target: Tensor | None = None) -> Tensor:
+def fgsm(model: Model, x: Tensor, y: Tensor, eps: Budget, *, target: Tensor | None = None) -> Tensor:
     """Return x + eps * sign(gradient of the cross-entropy), cut to [0, 1]: the fast gradient sign method.
 
     Goodfellow et al. 2015, section 4. With `target`, the step goes down the target's cross-entropy. It
@@ -320,7 +325,7 @@ def _check_arguments(x, y, eps, norm, target, loss, steps, step_size, restarts, 
     perturbation_set(norm, eps)
     widest = 1.0 if norm == "linf" else math.sqrt(x[0].numel())
     hint = "Pixels go from 0 to 1, not to 255."
-    check_number(eps, "eps", low=0, high=widest, hint=hint)
+    check_eps(eps, high=widest, hint=hint, x=x)
     check_count(steps, "steps")
     if isinstance(step_size, str) and step_size != "auto":
         raise ValueError(f"step_size must be a number, 'auto' or None; got {step_size!r}")
@@ -354,6 +359,12 @@ def _objective(loss: str | Loss, logits: Tensor, y: Tensor, goal: Tensor, target
         got = "NaN" if value.shape == y.shape else f"shape {tuple(value.shape)}"
         raise ValueError(f"loss must return a number for each example, shape {tuple(y.shape)}; got {got}")
     return -value if targeted else value
+
+
+def _step(delta: Tensor, direction: Tensor, size: Budget) -> Tensor:
+    if isinstance(size, Tensor):
+        return delta + _columns(size, delta) * direction
+    return delta.add(direction, alpha=size)
 
 
 def _gradient(value: Tensor, delta: Tensor) -> Tensor:

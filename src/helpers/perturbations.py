@@ -1,17 +1,18 @@
 """Perturbation sets: what counts as a small change to an image. The geometry that an attack needs, and nothing else.
 
 Each set is a ball cut by the pixel box. It knows the nearest of its points, the steepest direction of its norm, and how
-to draw one of its points at random.
+to draw one of its points at random. The budget eps is one number for all images, or a tensor with one for each.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from helpers._validation import check_number
+from helpers._validation import check_eps
 
+Budget = float | Tensor  # one for all images, or (N,), floating point, one for each
 Source = torch.Generator | Tensor | None  # of random numbers: a generator, seeds, or the global generator
 
 
@@ -21,15 +22,20 @@ class Linf:
 
     Args:
         eps: the budget, in pixel units from 0 to 1; 8 of 255 grey levels are 8/255. With 0 only delta = 0 is left.
+            One for all images, or (N,), one for each.
 
     Raises:
-        TypeError, ValueError: eps is not a number in [0, 1].
+        TypeError, ValueError: eps is not a number in [0, 1], nor a tensor (N,) of them.
     """
 
-    eps: float
+    eps: Budget
 
     def __post_init__(self) -> None:
-        check_number(self.eps, "eps", low=0, high=1, hint="Pixels go from 0 to 1: for 8 of 255 levels write 8/255.")
+        check_eps(self.eps, high=1, hint="Pixels go from 0 to 1: for 8 of 255 levels write 8/255.")
+
+    def of(self, rows: Tensor) -> "Linf":
+        """Return the set for some of the images, given as indices or as (N,) bool."""
+        return _of(self, rows)
 
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
         """Return the point of Delta(x) nearest to `delta`; both have the shape of the images `x`."""
@@ -50,7 +56,8 @@ class Linf:
         return low + (high - low) * _draw(torch.rand, x, x[0].numel(), source).view_as(x)
 
     def _interval(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = (-x).clamp(min=-self.eps), (1 - x).clamp(max=self.eps)
+        eps = _columns(self.eps, x)
+        low, high = (-x).clamp(min=-eps), (1 - x).clamp(max=eps)
         return low, high.maximum(-x)  # where x itself oversteps the box by rounding, the box wins
 
 
@@ -60,15 +67,20 @@ class L2:
 
     Args:
         eps: the budget, the Euclidean length over all pixels and channels of an image with values in [0, 1].
+            One for all images, or (N,), one for each.
 
     Raises:
-        TypeError, ValueError: eps is not a finite number of at least 0.
+        TypeError, ValueError: eps is not a finite number of at least 0, nor a tensor (N,) of them.
     """
 
-    eps: float
+    eps: Budget
 
     def __post_init__(self) -> None:
-        check_number(self.eps, "eps", low=0, high=torch.finfo(torch.float32).max)
+        check_eps(self.eps, high=torch.finfo(torch.float32).max)
+
+    def of(self, rows: Tensor) -> "L2":
+        """Return the set for some of the images, given as indices or as (N,) bool."""
+        return _of(self, rows)
 
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
         """Return the point of Delta(x) nearest to `delta`; both have the shape of the images `x`.
@@ -81,7 +93,7 @@ class L2:
         low, high = -x, 1 - x
         free = torch.ones_like(delta, dtype=torch.bool)
         while True:
-            left = self.eps**2 - _lengths(delta.clamp(low, high).masked_fill(free, 0)) ** 2
+            left = _columns(self.eps, x) ** 2 - _lengths(delta.clamp(low, high).masked_fill(free, 0)) ** 2
             scale = left.clamp(min=0).sqrt() / _lengths(delta * free).clamp(min=torch.finfo(delta.dtype).tiny)
             scaled = scale.clamp(max=1) * delta
             hit = free & ((scaled < low) | (scaled > high))
@@ -107,7 +119,16 @@ class L2:
         in d (Barthe et al. 2005), so no radius has to be drawn.
         """
         point = self.steepest(_draw(torch.randn, x, x[0].numel() + 2, source))
-        return self.project(self.eps * point[:, :-2].view_as(x), x)
+        return self.project(_columns(self.eps, x) * point[:, :-2].view_as(x), x)
+
+
+def _of(allowed: Linf | L2, rows: Tensor) -> Linf | L2:
+    return replace(allowed, eps=allowed.eps[rows]) if isinstance(allowed.eps, Tensor) else allowed
+
+
+def _columns(eps: Budget, x: Tensor) -> Budget:
+    """Return a budget in the form in which it meets the images `x`: (N, 1, ..., 1) if there is one for each."""
+    return eps.to(x).view(-1, *[1] * (x.ndim - 1)) if isinstance(eps, Tensor) else eps
 
 
 def _lengths(delta: Tensor) -> Tensor:
@@ -139,7 +160,7 @@ def _draw(sampler: Callable[..., Tensor], x: Tensor, count: int, source: Source)
     return torch.stack(draws).to(x.device)
 
 
-def perturbation_set(norm: str, eps: float) -> Linf | L2:
+def perturbation_set(norm: str, eps: Budget) -> Linf | L2:
     """Return `Linf(eps)` for norm "linf" and `L2(eps)` for norm "l2".
 
     Raises:
