@@ -159,19 +159,19 @@ def test_a_new_chapter_has_its_parts_runs_and_is_in_the_contents(tmp_path: Path)
     leave = shutil.ignore_patterns(".git", ".venv", "_build", "node_modules", ".*_cache", ".hypothesis", "__pycache__")
     shutil.copytree(ROOT, copy, ignore=leave)
     (copy / ".venv").symlink_to(ROOT / ".venv")
-    make = ["make", "-o", ".venv/.ready", "new-chapter", "NAME=06_linear_models"]
+    make = ["make", "-o", ".venv/.ready", "new-chapter", "NAME=90_next_question"]
     subprocess.run(make, cwd=copy, check=True, capture_output=True)
-    assert "- file: notebooks/06_linear_models\n" in (copy / "_toc.yml").read_text()
-    written = code_and_prose(copy / "notebooks" / "06_linear_models.ipynb")
-    assert "# 6. Linear models\n" in written and "99" not in written
-    form = ["-m", "pytest", "-q", "-rA", "tests/test_notebooks.py", "-k", "06_linear_models or contents or set_up"]
+    assert "- file: notebooks/90_next_question\n" in (copy / "_toc.yml").read_text()
+    written = code_and_prose(copy / "notebooks" / "90_next_question.ipynb")
+    assert "# 90. Next question\n" in written and "99" not in written
+    form = ["-m", "pytest", "-q", "-rA", "tests/test_notebooks.py", "-k", "90_next_question or contents or set_up"]
     done = subprocess.run([sys.executable, *form], cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert "has_the_parts_of_a_chapter[06_linear_models]" in done.stdout
+    assert "has_the_parts_of_a_chapter[90_next_question]" in done.stdout
     for check in (("check",), ("format", "--check")):
         subprocess.run([sys.executable, "-m", "ruff", *check, "."], cwd=copy, check=True, capture_output=True)
     again = subprocess.run(make, cwd=copy, capture_output=True, text=True)
-    assert again.returncode != 0 and "there is a chapter 6 already" in again.stderr
+    assert again.returncode != 0 and "there is a chapter 90 already" in again.stderr
 
 
 @pytest.mark.parametrize("name", ["", "linear_models", "6_linear", "06-linear", "06_Linear", "99_last"])

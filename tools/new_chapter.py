@@ -1,6 +1,6 @@
 """Begin a chapter: a copy of `tools/chapter_template.ipynb` with its number and name, run, and in the contents.
 
-python tools/new_chapter.py 06_linear_models        (make new-chapter NAME=06_linear_models)
+python tools/new_chapter.py 90_next_question        (make new-chapter NAME=90_next_question)
 """
 
 import re
@@ -31,7 +31,7 @@ def begin(name: str, root: Path = ROOT) -> Path:
         SystemExit: `name` is not two digits, an underscore and words in lower case, or the number is taken.
     """
     if not re.fullmatch(r"\d\d(_[a-z0-9]+)+", name) or int(name[:2]) == int(NUMBER):
-        raise SystemExit("usage: make new-chapter NAME=06_linear_models (two digits, then words in lower case)")
+        raise SystemExit("usage: make new-chapter NAME=90_next_question (two digits, then words in lower case)")
     for other in root.glob(f"notebooks/{name[:2]}_*.ipynb"):
         raise SystemExit(f"there is a chapter {int(name[:2])} already: {other.relative_to(root)}")
     chapter = nbformat.read(root / TEMPLATE, as_version=4)
@@ -50,7 +50,7 @@ def begin(name: str, root: Path = ROOT) -> Path:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        raise SystemExit("usage: make new-chapter NAME=06_linear_models")
+        raise SystemExit("usage: make new-chapter NAME=90_next_question")
     print(
         f"Begun: {begin(sys.argv[1]).relative_to(ROOT)}, and listed in _toc.yml. CONTRIBUTING.md says what comes next."
     )
