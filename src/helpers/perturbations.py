@@ -1,23 +1,64 @@
 """Perturbation sets: what counts as a small change to an image. The geometry that an attack needs, and nothing else.
 
-Each set is a ball cut by the pixel box. It knows the nearest of its points, the steepest direction of its norm, and how
-to draw one of its points at random. The budget eps is one number for all images, or a tensor with one for each.
+Each set is a ball cut by the pixel box. `Linf` and `L2` know what an attack needs: the nearest of their points, the
+steepest direction of their norm, and how to draw one of their points at random. All sets, `L1` among them, know their
+farthest point in a given direction, so that on a linear model nothing has to be searched. The budget eps is one number
+for all images, or a tensor with one for each.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from helpers._validation import check_eps
+from helpers._validation import check_eps, check_images
 
 Budget = float | Tensor  # one for all images, or (N,), floating point, one for each
 Source = torch.Generator | Tensor | None  # of random numbers: a generator, seeds, or the global generator
 
 
+class _Set:
+    """What all sets have in common."""
+
+    def of(self, rows: Tensor) -> Self:
+        """Return the set for some of the images, given as indices or as (N,) bool."""
+        return replace(self, eps=self.eps[rows]) if isinstance(self.eps, Tensor) else self
+
+    def farthest(self, w: Tensor, x: Tensor) -> Tensor:
+        """Return the delta in Delta(x) with the largest <w, delta>, in the shape of `x`: exact.
+
+        Args:
+            w: the direction, one for each image, like `x`, or one for all, like `x[0]`.
+            x: (N, ...), values in [0, 1].
+
+        Raises:
+            TypeError, ValueError: `x` is not such a tensor, or `w` is not finite or has another shape, dtype or device.
+        """
+        check_images(x)
+        check_eps(self.eps, high=torch.inf, x=x)
+        if not isinstance(w, Tensor) or w.shape not in (x.shape, x.shape[1:]):
+            got = tuple(w.shape) if isinstance(w, Tensor) else type(w).__name__
+            raise ValueError(f"w must be a tensor of shape {tuple(x.shape)} or {tuple(x.shape[1:])}; got {got}")
+        if (w.dtype, w.device) != (x.dtype, x.device) or not w.isfinite().all():
+            raise ValueError(f"w must be finite, of {x.dtype} on {x.device} as x is; got {w.dtype} on {w.device}")
+        with torch.no_grad():
+            return self._farthest(w.expand_as(x).flatten(1), x.flatten(1)).view_as(x)
+
+    def support(self, w: Tensor, x: Tensor) -> Tensor:
+        """Return the largest <w, delta> over Delta(x) for each image, (N,): the set's support function, exact.
+
+        Where the box is far it is eps times the dual norm of w: l1 for l-inf, l2 for l2, l-inf for l1. It can be
+        differentiated in w, for training: the gradient is the farthest point (Danskin 1966). Arguments as in
+        `farthest`.
+        """
+        return (w * self.farthest(w, x)).flatten(1).sum(1)
+
+
 @dataclass(frozen=True)
-class Linf:
+class Linf(_Set):
     """Delta(x) = {delta : max |delta_i| <= eps and 0 <= x + delta <= 1}: no pixel changes by more than eps.
 
     Args:
@@ -32,10 +73,6 @@ class Linf:
 
     def __post_init__(self) -> None:
         check_eps(self.eps, high=1, hint="Pixels go from 0 to 1: for 8 of 255 levels write 8/255.")
-
-    def of(self, rows: Tensor) -> "Linf":
-        """Return the set for some of the images, given as indices or as (N,) bool."""
-        return _of(self, rows)
 
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
         """Return the point of Delta(x) nearest to `delta`; both have the shape of the images `x`."""
@@ -55,6 +92,10 @@ class Linf:
         low, high = self._interval(x)
         return low + (high - low) * _draw(torch.rand, x, x[0].numel(), source).view_as(x)
 
+    def _farthest(self, w: Tensor, x: Tensor) -> Tensor:
+        low, high = self._interval(x)  # no pixel depends on another: each goes to the better of its two ends
+        return torch.where(w > 0, high, low)
+
     def _interval(self, x: Tensor) -> tuple[Tensor, Tensor]:
         eps = _columns(self.eps, x)
         low, high = (-x).clamp(min=-eps), (1 - x).clamp(max=eps)
@@ -62,7 +103,7 @@ class Linf:
 
 
 @dataclass(frozen=True)
-class L2:
+class L2(_Set):
     """Delta(x) = {delta : ||delta||_2 <= eps and 0 <= x + delta <= 1}: the whole change has length at most eps.
 
     Args:
@@ -77,10 +118,6 @@ class L2:
 
     def __post_init__(self) -> None:
         check_eps(self.eps, high=torch.finfo(torch.float32).max)
-
-    def of(self, rows: Tensor) -> "L2":
-        """Return the set for some of the images, given as indices or as (N,) bool."""
-        return _of(self, rows)
 
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
         """Return the point of Delta(x) nearest to `delta`; both have the shape of the images `x`.
@@ -121,14 +158,64 @@ class L2:
         point = self.steepest(_draw(torch.randn, x, x[0].numel() + 2, source))
         return self.project(_columns(self.eps, x) * point[:, :-2].view_as(x), x)
 
+    def _farthest(self, w: Tensor, x: Tensor) -> Tensor:
+        # With a multiplier 1 / t for the length, each pixel goes to t * |w_i| or, sooner, to the end of its room. The
+        # length grows with t. So sort the pixels by the t at which their room ends, look for the first of them at which
+        # the length would exceed eps, and solve for t: a search for one number, over d candidates.
+        eps, room = _columns(self.eps, x), _room(w, x)
+        size = w.abs().where(room > 0, 0)
+        size = size / size.amax(1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny)  # so that squares do not vanish
+        end, order = (room / size).where(size > 0, torch.inf).sort(1)
+        rest = (size.gather(1, order) ** 2).flip(1).cumsum(1).flip(1)  # of the pixels from this one on
+        left = (eps**2 - _before(room.gather(1, order) ** 2)).clamp(min=0)  # what the pixels before it leave
+        fits = left <= end**2 * rest
+        first = fits.int().argmax(1, keepdim=True)
+        t = (left / rest).gather(1, first).sqrt().where(fits.any(1, keepdim=True), torch.inf)
+        delta = (t * size).nan_to_num(0).minimum(room) * w.sign()
+        return delta * (eps / _lengths(delta)).nan_to_num(1).clamp(max=1)  # rounding must not leave the ball
 
-def _of(allowed: Linf | L2, rows: Tensor) -> Linf | L2:
-    return replace(allowed, eps=allowed.eps[rows]) if isinstance(allowed.eps, Tensor) else allowed
+
+@dataclass(frozen=True)
+class L1(_Set):
+    """Delta(x) = {delta : sum |delta_i| <= eps and 0 <= x + delta <= 1}: the changes add up to at most eps.
+
+    No attack of this book works in this set, so it knows its farthest point only.
+
+    Args:
+        eps: the budget, the sum of all changes of an image with values in [0, 1]: 10 turns ten black pixels white.
+            One for all images, or (N,), one for each.
+
+    Raises:
+        TypeError, ValueError: eps is not a finite number of at least 0, nor a tensor (N,) of them.
+    """
+
+    eps: Budget
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps, high=torch.finfo(torch.float32).max)
+
+    def _farthest(self, w: Tensor, x: Tensor) -> Tensor:
+        # A change of the same size gains most where |w_i| is largest. So be greedy: fill the pixels in that order, each
+        # as far as it has room, until the budget is spent.
+        order = w.abs().argsort(dim=1, descending=True)
+        room = _room(w, x).gather(1, order)
+        spent = (_columns(self.eps, x) - _before(room)).clamp(min=0).minimum(room)
+        return torch.zeros_like(x).scatter(1, order, spent) * w.sign()
 
 
 def _columns(eps: Budget, x: Tensor) -> Budget:
     """Return a budget in the form in which it meets the images `x`: (N, 1, ..., 1) if there is one for each."""
     return eps.to(x).view(-1, *[1] * (x.ndim - 1)) if isinstance(eps, Tensor) else eps
+
+
+def _room(w: Tensor, x: Tensor) -> Tensor:
+    """Return how far each pixel of `x` can go along `w` before it leaves the box."""
+    return torch.where(w > 0, 1 - x, x).clamp(min=0) * (w != 0)
+
+
+def _before(values: Tensor) -> Tensor:
+    """Return for each number of a row the sum of those before it."""
+    return F.pad(values.cumsum(1)[:, :-1], (1, 0))
 
 
 def _lengths(delta: Tensor) -> Tensor:

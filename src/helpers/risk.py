@@ -24,10 +24,12 @@ from helpers._validation import (
     explained_dtype,
 )
 from helpers.attacks import AttackWarning, Model, frozen
+from helpers.perturbations import L1, L2, Linf
 
 Attack = Callable[[Model, Tensor, Tensor, float], Tensor]
 LossName = Literal["zero_one", "cross_entropy"]
 Certify = Callable[[Model, Tensor, Tensor, float], Tensor]
+Norm = Literal["linf", "l2", "l1"]
 Side = Literal["two-sided", "at least", "at most"]  # an interval, or one end of it
 
 
@@ -300,20 +302,24 @@ def _warn_of_randomness(model: Model, x: Tensor) -> None:
         )
 
 
-def linear_worst_margin(linear: nn.Linear, x: Tensor, y: Tensor, eps: float, *, box: bool = True) -> Tensor:
-    """Return the largest margin, over the l-inf perturbations, of a linear classifier: exact, without an attack.
+def linear_worst_margin(
+    linear: nn.Linear, x: Tensor, y: Tensor, eps: float, *, norm: Norm = "linf", box: bool = True
+) -> Tensor:
+    """Return the largest margin, over the perturbations, of a linear classifier: exact, without an attack.
 
-    The margin of class k over y is linear in delta, w . delta plus a constant with w = weight_k - weight_y. So each
-    pixel goes to whichever end of its own interval w_i asks for. Without the box the gain is eps * ||w||_1, the dual
-    norm; with it, pixels that are at 0 or 1 already can only go one way, and the gain is smaller.
+    The margin of class k over y is linear in delta, w . delta plus a constant with w = weight_k - weight_y. So what an
+    attack can add is the set's support in the direction w. Without the box that is eps times the dual norm of w; with
+    it, pixels that are at 0 or 1 already can only go one way, and it is less.
 
     The example can be made an error exactly where the result is above 0. With two classes its largest cross-entropy is
-    softplus of the result. Source: Kolter and Madry 2018, chapter 2, there without the box.
+    softplus of the result; with more, softplus of it is only a lower bound. Source: Kolter and Madry 2018, chapter 2,
+    there for l-inf and without the box.
 
     Args:
         linear: its output is the classifier's logits, shape (N, K).
         x: (N, ...), values in [0, 1], flattened for `linear`. y: (N,), int64, 0 to K - 1.
-        eps: the budget, in pixel units from 0 to 1. box: keep x + delta in [0, 1].
+        eps: the budget, in pixel units; for l-inf from 0 to 1.
+        norm: "linf", "l2" or "l1". box: keep x + delta in [0, 1].
 
     Returns:
         (N,), in units of the logits.
@@ -323,7 +329,6 @@ def linear_worst_margin(linear: nn.Linear, x: Tensor, y: Tensor, eps: float, *, 
     """
     check_images(x)
     check_labels(y, x)
-    check_number(eps, "eps", low=0, high=1)
     if not isinstance(linear, nn.Linear):
         raise TypeError(f"linear must be a torch.nn.Linear; got {type(linear).__name__}")
     if linear.in_features != x[0].numel() or linear.out_features < 2:
@@ -332,15 +337,17 @@ def linear_worst_margin(linear: nn.Linear, x: Tensor, y: Tensor, eps: float, *, 
             f"it takes {linear.in_features} and returns {linear.out_features}"
         )
     check_classes(y, linear.out_features)
+    sets = {"linf": (Linf, 1), "l2": (L2, 2), "l1": (L1, torch.inf)}  # with the dual norm of each
+    if norm not in sets:
+        raise ValueError(f"norm must be one of {list(sets)}; got {norm!r}")
+    allowed, dual = sets[norm][0](eps), sets[norm][1]
     x = x.flatten(1)
-    low, high = ((-x).clamp(min=-eps), (1 - x).clamp(max=eps)) if box else (x - x - eps, x - x + eps)
     with torch.no_grad():
         logits = linear(x)
         margins = torch.full_like(logits, -torch.inf)
         for k in range(linear.out_features):
-            w = linear.weight[k] - linear.weight[y]
-            gain = torch.maximum(w * low, w * high).sum(1)
-            others = y != k
+            w, others = linear.weight[k] - linear.weight[y], y != k
+            gain = allowed.support(w, x) if box else eps * torch.linalg.vector_norm(w, dual, dim=1)
             margins[others, k] = (logits[:, k] - logits.gather(1, y[:, None])[:, 0] + gain)[others]
     return margins.amax(1)
 
