@@ -333,6 +333,24 @@ def test_networks_are_compared_each_under_its_own_attack(clock):
     assert figure.words.value == f"eps 0.01, digit 1 large. Wrong, of 12 digits: {', '.join(wrong)}."
 
 
+def test_every_slope_gives_a_bound_and_few_prove(clock):
+    figure = widgets.slope_explorer()
+    said = {
+        wish: [
+            float(number) for number in re.findall(r"is (-?[\d.]+\d), the true maximum (-?[\d.]+\d)", frame.words)[0]
+        ]
+        for wish, frame in figure.frames.items()
+    }
+    assert all(bound >= maximum for bound, maximum in said.values())
+    assert said[1.0, 1.0, 0.0] == pytest.approx([1.40, -0.205], abs=0.01)  # by hand; intervals give 0.92
+    assert "intervals +0.92" in figure.frames[1.0, 1.0, 0.0].html
+    for eps, many in [(1.0, 1), (0.8, 6), (0.6, 8)]:
+        assert sum("Below 0: proved." in frame.words for wish, frame in figure.frames.items() if wish[0] == eps) == many
+    figure.controls["first"].value, figure.controls["second"].value = 0.45, 0.4  # not stored: drawn by the kernel
+    clock.fire().result()
+    assert "slopes 0.45 and 0.4" in figure.words.value
+
+
 def png(color: str) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (300, 260), color).save(buffer, "png")

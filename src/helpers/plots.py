@@ -12,7 +12,7 @@ which stay as they are, in place of black.
 import io
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from html import escape
 from itertools import cycle
@@ -394,6 +394,68 @@ def search_frame(tried: Sequence[tuple[float, bool]], ends: tuple[float, float],
     return _captioned(_svg(330, 76, alt, "".join(parts)), "eps in grey levels; a full dot: the model is fooled")
 
 
+def slopes_frame(
+    eps: float,
+    network: Callable[[Tensor], Tensor],
+    neurons: Sequence[tuple[str, Tensor, Tensor]],
+    line: Tensor,
+    intervals: float,
+    alt: str,
+) -> str:
+    """Return a network of one number delta under the straight line that bounds it, and below it its neurons, as SVG.
+
+    Args:
+        eps: delta is between -eps and eps; above 0, at most 1.
+        network: of delta, (M,) to (M,), for delta from -1 to 1.
+        neurons: of each a title, its values at 81 points from -1 to 1, and those of its line at -eps and eps.
+        line: (2,), the bound at -eps and eps. intervals: the bound by intervals. alt: the figure in words.
+    """
+
+    def across(delta: float, left: float = 165, half: float = 145) -> float:
+        return left + half * delta
+
+    def up(value: float) -> float:
+        return 98 - 34 * value
+
+    def path(x: Sequence[float], y: Sequence[float], look: str) -> str:
+        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+        return f'<polyline points="{points}" fill="none" {look}/>'
+
+    delta = torch.linspace(-1, 1, 81)
+    values = network(delta)
+    inside = delta.abs() <= eps + 1e-6
+    best = values[inside].max().item()
+    bound, at = line.max().item(), eps * (2 * int(line.argmax()) - 1)
+    axis = 'stroke="currentColor" stroke-opacity="0.5"'
+    parts = [
+        f'<rect x="{across(-eps):.1f}" y="8" width="{290 * eps:.1f}" height="196" fill="{SKY}" fill-opacity="0.15"/>',
+        f'<path d="M20 {up(0)}h290" {axis}/><text x="314" y="{up(0) + 5}">0</text>',
+        f'<path d="M{across(-eps):.1f} {up(intervals):.1f}H{across(eps):.1f}" {axis} stroke-dasharray="4 4"/>',
+        f'<text x="{across(-eps) + 4:.1f}" y="{up(intervals) - 5:.1f}">intervals {_signed(intervals)}</text>',
+        path(
+            [across(d) for d in delta.tolist()], [up(v) for v in values.tolist()], f'stroke="{BLUE}" stroke-width="3"'
+        ),
+        path([across(-eps), across(eps)], [up(v) for v in line.tolist()], f'stroke="{ORANGE}" stroke-width="2"'),
+        f'<circle cx="{across(at):.1f}" cy="{up(bound):.1f}" r="5" fill="{ORANGE}"/>',
+        f'<text x="165" y="222" text-anchor="middle">true maximum {_signed(best)}, bound {_signed(bound)}: '
+        f'<tspan font-weight="700">{"proved" if bound < 0 else "not proved"}</tspan></text>',
+    ]
+    for place, (title, active, ends) in enumerate(neurons):
+        middle = 55 + 110 * place
+        x = [across(d, middle, 48) for d in delta.tolist()]
+        height = [300 - 16 * v for v in active.tolist()]
+        parts += [
+            f'<path d="M{middle - 48} 300h96" {axis}/><text x="{middle}" y="350" text-anchor="middle">{title}</text>',
+            path(x, height, f'stroke="{BLUE}" stroke-width="2"'),
+            path(
+                [across(-eps, middle, 48), across(eps, middle, 48)],
+                [300 - 16 * v for v in ends.tolist()],
+                f'stroke="{ORANGE}" stroke-width="2"',
+            ),
+        ]
+    return _svg(330, 358, alt, "".join(parts))
+
+
 def html_picture(image: Tensor, alt: str, *, width: int = 144, kind: str = "webp", quality: int = 60) -> str:
     """Return an HTML image that holds its own content.
 
@@ -499,6 +561,10 @@ def _svg(width: int, height: int, alt: str, content: str) -> str:
         f'<svg role="img" aria-label="{escape(alt)}" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         f'style="max-width:100%;height:auto;overflow:visible" font-size="14" fill="currentColor">{content}</svg>'
     )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "\u2212")
 
 
 def _percent(p: float) -> str:

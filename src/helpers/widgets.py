@@ -13,7 +13,7 @@ from helpers.attacks import Iterate, pgd
 from helpers.data import PHOTOGRAPHS, load_image, photograph
 from helpers.explorer import Explorer, Frame, failure
 from helpers.models import NormalizedModel
-from helpers.plots import attack_frame, digits_frame, guess_frame, search_frame, training_frame
+from helpers.plots import attack_frame, digits_frame, guess_frame, search_frame, slopes_frame, training_frame
 from helpers.training import History
 
 
@@ -178,6 +178,46 @@ def compare_networks(
         "digit": _slider("digit", [(str(k + 1), k) for k in range(guess)], 0),
     }
     return Explorer(draw, controls, {"eps": [value for _, value in options[::3]], "digit": range(guess)}, play="eps")
+
+
+def slope_explorer() -> Explorer:
+    """Return a game: choose the slopes of two ReLUs' lower lines so that the linear bound of a tiny network is below 0.
+
+    The network takes one number delta to -1.4 relu(0.5 - 2 delta) - 0.5 relu(1.5 delta - 0.4) + 0.9 relu(0.8 - delta) -
+    0.7, and delta is between -eps and eps. Its first two neurons have negative weights, so they take their lower lines.
+    """
+    weights, constants = torch.tensor([-2.0, 1.5, -1.0]), torch.tensor([0.5, -0.4, 0.8])
+    outer, constant = torch.tensor([-1.4, -0.5, 0.9]), -0.7
+
+    def neurons(delta: Tensor) -> Tensor:
+        return torch.outer(weights, delta) + constants[:, None]
+
+    def network(delta: Tensor) -> Tensor:
+        return outer @ neurons(delta).relu() + constant
+
+    def draw(eps: float, first: float, second: float) -> Frame:
+        ends = neurons(torch.tensor([-eps, eps]))  # (3, 2): each neuron is a line in delta, so these are its extremes
+        low, high = ends.amin(1).clamp(max=0), ends.amax(1).clamp(min=0)
+        upper = high / (high - low)
+        slopes = torch.where(low < 0, torch.tensor([first, second, 0.0]), 1.0) * (high > 0)
+        lines = torch.where(outer[:, None] > 0, upper[:, None] * (ends - low[:, None]), slopes[:, None] * ends)
+        bound = outer @ lines + constant
+        reach = constant + (outer.clamp(min=0) @ high + outer.clamp(max=0) @ ends.amin(1).relu()).item()
+        titles = [f"slope {first:g}", f"slope {second:g}", "upper line"]
+        active = neurons(torch.linspace(-1, 1, 81)).relu()
+        most, best = bound.max().item(), network(torch.linspace(-eps, eps, 401)).max().item()
+        words = f"eps {eps:g}, slopes {first:g} and {second:g}: the bound is {most:.2f}, the true maximum {best:.2f}. "
+        words += "Below 0: proved." if most < 0 else "Not below 0: not proved."
+        shown = list(zip(titles, active, lines, strict=True))
+        return Frame(slopes_frame(eps, network, shown, bound, reach, words), words)
+
+    steps = [k / 20 for k in range(21)]
+    controls = {
+        "eps": _slider("eps", (0.6, 0.8, 1.0), 1.0),
+        "first": _slider("slope of neuron 1", steps, 1.0),
+        "second": _slider("slope of neuron 2", steps, 0.0),
+    }
+    return Explorer(draw, controls, {"eps": (0.6, 0.8, 1.0), "first": steps[::4], "second": steps[::4]})
 
 
 class Photograph(Explorer):

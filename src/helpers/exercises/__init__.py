@@ -11,6 +11,7 @@ from helpers.exercises.chapter_2 import check_coverage, check_robust_error, chec
 from helpers.exercises.chapter_3 import check_pgd_step, check_project, check_smallest_eps
 from helpers.exercises.chapter_4 import check_difference, check_least_likely
 from helpers.exercises.chapter_5 import check_danskin, check_trades_loss
+from helpers.exercises.chapter_8 import check_interval_layer, check_proved_by_any, check_relax_relu
 
 __all__ = [
     "Case",
@@ -20,9 +21,12 @@ __all__ = [
     "check_danskin",
     "check_difference",
     "check_eps_in_normalized_units",
+    "check_interval_layer",
     "check_least_likely",
     "check_pgd_step",
     "check_project",
+    "check_proved_by_any",
+    "check_relax_relu",
     "check_robust_error",
     "check_smallest_eps",
     "check_softmax",
