@@ -47,6 +47,19 @@ def check_images(x: Tensor, name: str = "x", *, half: bool = False) -> None:
         )
 
 
+def check_attacked(x_adv: Tensor, x: Tensor) -> None:
+    """Check that what an attack returned for the images `x` are images like them.
+
+    Raises:
+        TypeError, ValueError: they are no images, or of another shape.
+    """
+    check_images(x_adv, "what an attack returns")
+    if x_adv.shape != x.shape:
+        raise ValueError(
+            f"what an attack returns must have the shape of its images, {tuple(x.shape)}; got {tuple(x_adv.shape)}"
+        )
+
+
 def check_labels(y: Tensor, x: Tensor, name: str = "y") -> None:
     """Check that `y` holds one int64 class index for each example of `x`, on the same device.
 

@@ -279,7 +279,7 @@ def pgd(
                     heights[(0, late, steps).index(step), rows] = margin(now.logits, goal) * (-1 if targeted else 1)
                 if step == steps or (keep == "first" and fooled.all()):
                     break
-                delta, grad = now.delta, _gradient(value, delta)
+                delta, grad = now.delta, gradient(value, delta)
                 if restart == step == 0:
                     _warn_of_zeros(grad, fooled)
                 if keep == "first" and fooled.any():
@@ -367,9 +367,17 @@ def _step(delta: Tensor, direction: Tensor, size: Budget) -> Tensor:
     return delta.add(direction, alpha=size)
 
 
-def _gradient(value: Tensor, delta: Tensor) -> Tensor:
-    """Return the gradient of the sum of `value`, that is, each example's own gradient, like `delta`."""
-    grad = torch.autograd.grad(value.sum(), delta, allow_unused=True)[0] if value.requires_grad else None
+def gradient(value: Tensor, point: Tensor, *, again: bool = False) -> Tensor:
+    """Return the gradient of the sum of `value`, that is, each example's own gradient, like `point`.
+
+    Args:
+        value: (N,), computed from `point`. point: (N, ...). again: keep the graph, for another gradient.
+
+    Raises:
+        ValueError: there is no path from `value` back to `point`, or the gradient is NaN.
+    """
+    inputs = {"allow_unused": True, "retain_graph": again}
+    grad = torch.autograd.grad(value.sum(), point, **inputs)[0] if value.requires_grad else None
     if grad is None:
         raise ValueError(
             "model must be differentiable: autograd finds no path from its logits back to x. A step without a gradient "

@@ -90,7 +90,7 @@ class Linf(_Set):
     def random(self, x: Tensor, source: Source = None) -> Tensor:
         """Return a perturbation for each image of `x`, uniform on Delta(x); `source` as in `seeds`."""
         low, high = self._interval(x)
-        return low + (high - low) * _draw(torch.rand, x, x[0].numel(), source).view_as(x)
+        return low + (high - low) * draw(torch.rand, x, x[0].numel(), source).view_as(x)
 
     def _farthest(self, w: Tensor, x: Tensor) -> Tensor:
         low, high = self._interval(x)  # no pixel depends on another: each goes to the better of its two ends
@@ -155,7 +155,7 @@ class L2(_Set):
         The first d coordinates of a point drawn uniformly from the sphere in d + 2 dimensions are uniform on the ball
         in d (Barthe et al. 2005), so no radius has to be drawn.
         """
-        point = self.steepest(_draw(torch.randn, x, x[0].numel() + 2, source))
+        point = self.steepest(draw(torch.randn, x, x[0].numel() + 2, source))
         return self.project(_columns(self.eps, x) * point[:, :-2].view_as(x), x)
 
     def _farthest(self, w: Tensor, x: Tensor) -> Tensor:
@@ -238,7 +238,7 @@ def seeds(n: int, source: Source = None) -> Tensor:
     return torch.randint(2**32, (n,), generator=source, device=device).cpu()
 
 
-def _draw(sampler: Callable[..., Tensor], x: Tensor, count: int, source: Source) -> Tensor:
+def draw(sampler: Callable[..., Tensor], x: Tensor, count: int, source: Source) -> Tensor:
     """Draw `count` numbers for each example of `x`, (N, count), each from its own stream."""
     stream = torch.Generator()
     draws = [

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from helpers._validation import (
+    check_attacked,
     check_classes,
     check_count,
     check_images,
@@ -227,12 +228,7 @@ def worst_losses(
                 open_ = (worst < 1 if loss == "zero_one" else torch.ones_like(worst, dtype=torch.bool)).nonzero()[:, 0]
                 if len(open_):
                     attacked = attack(model, images[open_], labels[open_], eps)
-                    check_images(attacked, "what an attack returns")
-                    if attacked.shape != images[open_].shape:
-                        raise ValueError(
-                            f"what an attack returns must have the shape of its images, {tuple(images[open_].shape)}; "
-                            f"got {tuple(attacked.shape)}"
-                        )
+                    check_attacked(attacked, images[open_])
                     worst[open_] = worst[open_].maximum(_losses(model, attacked, labels[open_], loss))
         worst = worst.cpu()
         yield worst > 0 if loss == "zero_one" else worst
