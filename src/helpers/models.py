@@ -141,7 +141,7 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
                 merged = fuse_conv_bn_eval(conv, norm).requires_grad_(conv.weight.requires_grad)
                 setattr(parent, name, merged)
                 setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))  # timm's also hold the activation
-    return network
+    return network.eval()  # the new parts, too
 
 
 def _efficientnet(name: str) -> nn.Module:

@@ -1,0 +1,352 @@
+"""Upper bounds of the margin over all perturbations at once: what proves that no attack can succeed.
+
+The network is cut at its ReLUs into affine parts. Intervals go forwards through the parts. CROWN goes backwards: it
+replaces each ReLU by two straight lines, one above and one below, so that what is left is linear in the image, and the
+largest value of a linear function over a box is known. Sources: Gowal et al. 2018 (intervals), Zhang et al. 2018
+(CROWN), Zhang et al. 2020 (CROWN-IBP), Xu et al. 2021 (slopes that are optimised).
+
+Rounding. Every bound is moved outwards by `ROUNDING` machine epsilons times the sum of the absolute values of all terms
+that were added up for it. In the worst case a sum of n terms is off by n / 2 epsilons; in practice, where errors of
+both signs cancel and processors add in blocks, by a few whatever n is. The tests measure it against float64: the margin
+is at least eight times what was seen. So a bound holds for the network as a function of real numbers, and for what it
+computes in floating point too.
+"""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vjp, vmap
+
+from helpers._validation import check_classes, check_images, check_labels, check_logits, check_number, explained_dtype
+from helpers.models import Normalize, NormalizedModel
+
+Method = Literal["interval", "crown-ibp", "crown", "alpha"]
+METHODS = ("interval", "crown-ibp", "crown", "alpha")
+SUPPORTED = (nn.Linear, nn.Conv2d, nn.ReLU, nn.Flatten, nn.PixelUnshuffle, nn.ZeroPad2d, Normalize)
+ROUNDING = 2
+CHUNK = 512  # rows that go back through the network at a time
+
+
+class Layer(NamedTuple):
+    """What is known about the outputs of an affine part, that is, the inputs of a ReLU or the logits; (N, *shape)."""
+
+    low: Tensor
+    high: Tensor
+    size: Tensor  # the sum of the absolute values of the terms that make up each output, at most
+
+
+# ------------------------------------------------------------------------------------------------ the network in parts
+
+
+def pieces(network: nn.Module) -> list[nn.Sequential]:
+    """Return the affine parts of `network` between its ReLUs, in order: one more than it has ReLUs.
+
+    They are copies, with frozen parameters, so that nothing is done to the network.
+
+    Args:
+        network: in eval mode, made of Linear, Conv2d, ReLU, Flatten, PixelUnshuffle, ZeroPad2d, `Normalize` and
+            Identity, inside of `nn.Sequential` and `NormalizedModel`.
+
+    Raises:
+        TypeError: `network` is no module, or has a layer that is none of these.
+        ValueError: it is in training mode.
+    """
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network must be a torch.nn.Module; got {type(network).__name__}")
+    if any(module.training for module in network.modules()):
+        raise ValueError("network must be in eval mode, for that is what a bound would be about: network.eval()")
+    parts: list[list[nn.Module]] = [[]]
+    for layer in _layers(network, "network"):
+        if isinstance(layer, nn.ReLU):
+            parts.append([])
+        else:
+            parts[-1].append(layer)
+    return [nn.Sequential(*part).requires_grad_(False).eval() for part in parts]
+
+
+def _layers(module: nn.Module, name: str) -> Iterator[nn.Module]:
+    if isinstance(module, NormalizedModel) or type(module).forward is nn.Sequential.forward:
+        for child_name, child in module.named_children():
+            yield from _layers(child, f"{name}.{child_name}")
+    elif type(module) is Normalize:  # as a convolution with one number for each channel: x / std - mean / std
+        scale = 1 / module.std.flatten()
+        layer = nn.Conv2d(len(scale), len(scale), 1, groups=len(scale))
+        layer.weight, layer.bias = (nn.Parameter(t) for t in (scale.view(-1, 1, 1, 1), -module.mean.flatten() * scale))
+        yield layer
+    elif type(module) in SUPPORTED:
+        yield deepcopy(module)
+    elif type(module) is not nn.Identity:
+        names = ", ".join(kind.__name__ for kind in SUPPORTED)
+        hint = ""
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            hint = " In eval mode batch normalisation is affine: helpers.models.fold_batch_norm merges it."
+        raise TypeError(
+            f"network must be made of {names}, in nn.Sequential; {name} is {type(module).__name__}, for which there is "
+            f"no bound here.{hint}"
+        )
+
+
+def box(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return the smallest and largest value of each pixel in l-inf Delta(x): two tensors like `x`."""
+    return (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
+
+
+# ------------------------------------------------------------------------------------------------- forwards: intervals
+
+
+def interval_bounds(network: nn.Module, low: Tensor, high: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return intervals for the input of every ReLU and for the logits, while each pixel is between `low` and `high`.
+
+    Args:
+        network: as in `pieces`. low, high: (N, ...), in its dtype.
+
+    Returns:
+        For each ReLU and then for the logits, its lower and its upper bounds, (N, *shape) each.
+
+    Raises:
+        TypeError, ValueError: an argument is not allowed.
+    """
+    check_box(low, high)
+    parts = pieces(network)
+    with torch.no_grad(), explained_dtype(network, low):
+        layers = [interval_step(parts[0], low, high)]
+        for part in parts[1:]:
+            layers.append(interval_step(part, layers[-1].low.relu(), layers[-1].high.relu()))
+    return [(layer.low, layer.high) for layer in layers]
+
+
+def interval_step(part: nn.Sequential, low: Tensor, high: Tensor) -> Layer:
+    """Return bounds of an affine part's outputs, exact where it has one layer: centre W c + b, radius |W| r."""
+    center, radius, size = (high + low) / 2, (high - low) / 2, low.abs().maximum(high.abs())
+    for layer in part:
+        weights = {name: parameter.abs() for name, parameter in layer.named_parameters()}
+        no_bias = {name: weight * (name == "weight") for name, weight in weights.items()}
+        center = layer(center)
+        radius = functional_call(layer, no_bias, radius)
+        size = functional_call(layer, weights, size)
+    margin = _rounding(size)
+    return Layer(center - radius - margin, center + radius + margin, size)
+
+
+def _rounding(size: Tensor) -> Tensor:
+    return ROUNDING * torch.finfo(size.dtype).eps * size
+
+
+# ---------------------------------------------------------------------------------------------------- backwards: CROWN
+
+
+def upper_bounds(
+    parts: list[nn.Sequential],
+    low: Tensor,
+    high: Tensor,
+    layers: list[Layer],
+    rows: Tensor,
+    image: Tensor,
+    *,
+    slopes: list[Tensor] | None = None,
+    both: bool = False,
+) -> Tensor:
+    """Return CROWN's upper bounds of <row, outputs of the last part> over the box, for many rows at a time.
+
+    Args:
+        parts: the first of the network's parts, one or more. layers: what is known about the outputs of each.
+        low, high: (N, ...), the box of each image.
+        rows: (R, *shape), coefficients of the last part's outputs. image: (R,), which of the N each row is about, or
+            (1,) if all are about one.
+        slopes: of the lower line of each ReLU, (R, *shape) from 0 to 1 for each layer but the last; without them 1
+            where the upper line is steeper than 1/2, else 0, which leaves the smaller gap (Zhang et al. 2018).
+        both: for minus the rows, too.
+
+    Returns:
+        (R,), or with `both` (2 * R,).
+    """
+    total, size = 0.0, 0.0
+    for i in reversed(range(len(parts))):
+        size = size + _dot(rows.abs(), layers[i].size[image])
+        inputs = low if i == 0 else layers[i - 1].low
+        bias, pull = vjp(parts[i], torch.zeros_like(inputs[:1]))
+        total = total + _dot(rows, bias)
+        rows = vmap(lambda row, pull=pull: pull(row)[0])(rows[:, None])[:, 0]  # W^T times each row
+        if both and i == len(parts) - 1:
+            rows, total, size = torch.cat([rows, -rows]), torch.cat([total, -total]), torch.cat([size, size])
+            image = torch.cat([image, image])
+        if i > 0:
+            # The ReLU lies below the line through (l, 0) and (u, u), and above any line through 0 with slope 0 to 1. A
+            # positive coefficient takes the upper line, a negative one the lower. Closed neurons have one line: 0 or z.
+            left, right = layers[i - 1].low[image].clamp(max=0), layers[i - 1].high[image].clamp(min=0)
+            above = right / (right - left).clamp(min=torch.finfo(right.dtype).tiny)
+            below = (above > 0.5).to(above)
+            if slopes is not None:
+                below = torch.where((left < 0) & (right > 0), slopes[i - 1], below)
+            total = total - _dot(rows.clamp(min=0), above * left)
+            rows = rows * torch.where(rows > 0, above, below)
+    center, radius = ((high + low) / 2)[image], ((high - low) / 2)[image]
+    size = size + _dot(rows.abs(), center.abs() + radius)
+    return total + _dot(rows, center) + _dot(rows.abs(), radius) + _rounding(size)
+
+
+def _dot(rows: Tensor, values: Tensor) -> Tensor:
+    """Return the inner product of each row with its values, or with the only ones there are."""
+    if len(values) == 1:
+        return rows.flatten(1) @ values.flatten()
+    return (rows * values).flatten(1).sum(1)
+
+
+def optimised_bounds(
+    parts: list[nn.Sequential],
+    low: Tensor,
+    high: Tensor,
+    layers: list[Layer],
+    rows: Tensor,
+    image: Tensor,
+    *,
+    steps: int = 20,
+    lr: float = 0.2,
+) -> Tensor:
+    """Return `upper_bounds` with the best slopes that so many steps of Adam find; never looser than without steps.
+
+    Any slopes from 0 to 1 give a bound, so nothing can go wrong. The best ones give the optimum of the linear programme
+    that has a triangle for each ReLU (Salman et al. 2019). Each row has its own slopes.
+    """
+    if len(parts) == 1:  # no ReLU, no slopes
+        return upper_bounds(parts, low, high, layers, rows, image)
+    slopes = []
+    for layer in layers[:-1]:
+        start = (layer.high > -layer.low).to(low)[image]
+        slopes.append(start.expand(len(rows), *start.shape[1:]).clone().requires_grad_())
+    adam = torch.optim.Adam(slopes, lr=lr)
+    best = rows.new_full((len(rows),), torch.inf)
+    for step in range(steps + 1):
+        with torch.set_grad_enabled(step < steps):
+            bounds = upper_bounds(parts, low, high, layers, rows, image, slopes=slopes)
+            total = bounds.sum()
+        best = best.minimum(bounds.detach())
+        if not total.requires_grad:
+            break
+        for slope, grad in zip(slopes, torch.autograd.grad(total, slopes), strict=True):
+            slope.grad = grad
+        adam.step()
+        with torch.no_grad():
+            for slope in slopes:
+                slope.clamp_(0, 1)
+    return best
+
+
+def hidden_layers(
+    parts: list[nn.Sequential], low: Tensor, high: Tensor, *, crown: bool = True, steps: int = 0
+) -> list[Layer]:
+    """Return what is known about the outputs of each part over the box: intervals, and the better of them and CROWN.
+
+    Args:
+        crown: bound by CROWN, too, what intervals leave open, that is, the hidden neurons that may be on either side of
+            their ReLU's kink. The others' lines are exact.
+        steps: of optimising the slopes for them.
+    """
+    layers: list[Layer] = []
+    for i, part in enumerate(parts):
+        before = (layers[-1].low.relu(), layers[-1].high.relu()) if layers else (low, high)
+        layers.append(interval_step(part, *before))
+        if crown and 0 < i < len(parts) - 1:
+            _tighten(parts[: i + 1], low, high, layers, steps)
+    return layers
+
+
+def _tighten(parts: list[nn.Sequential], low: Tensor, high: Tensor, layers: list[Layer], steps: int) -> None:
+    """Improve the last layer's bounds in place."""
+    lows, highs = layers[-1].low.flatten(1), layers[-1].high.flatten(1)
+    for open_ in ((lows < 0) & (highs > 0)).nonzero().split(CHUNK):
+        image, neuron = open_.T
+        rows = lows.new_zeros(len(open_), lows.shape[1]).scatter_(1, neuron[:, None], 1)
+        rows = rows.view(-1, *layers[-1].low.shape[1:])
+        if steps:
+            rows, image_ = torch.cat([rows, -rows]), torch.cat([image, image])
+            above = optimised_bounds(parts, low, high, layers, rows, image_, steps=steps)
+        else:
+            above = upper_bounds(parts, low, high, layers, rows, image, both=True)
+        above, below = above.chunk(2)
+        highs[image, neuron] = highs[image, neuron].minimum(above)
+        lows[image, neuron] = lows[image, neuron].maximum(-below)
+
+
+# --------------------------------------------------------------------------------------------------------- the margins
+
+
+def upper_margins(network: nn.Module, x: Tensor, y: Tensor, eps: float, *, method: Method = "crown") -> Tensor:
+    """Return upper bounds of logits_k - logits_y over the l-inf perturbations of each image.
+
+    Below 0 for every k, they prove that no perturbation changes the network's answer. Of a bound that goes back through
+    the network and the one by the last layer's intervals, the better one is reported.
+
+    Args:
+        network: as in `pieces`; takes images like `x`, returns logits (N, K).
+        x: (N, ...), float32 or float64 as the network is, values in [0, 1]. y: (N,), int64, 0 to K - 1.
+        eps: the budget, in pixel units from 0 to 1.
+        method: "interval"; "crown-ibp", CROWN for the margins with intervals for the hidden neurons; "crown", CROWN for
+            the hidden neurons, too; "alpha", "crown" with the slopes of the lower lines optimised for each margin.
+
+    Returns:
+        (N, K), in units of the logits; minus infinity at k = y.
+
+    Raises:
+        TypeError, ValueError: an argument is not allowed, or the network has a layer without a bound.
+    """
+    check_images(x)
+    check_number(eps, "eps", low=0, high=1, hint="Pixels go from 0 to 1: for 8 of 255 levels write 8/255.")
+    return upper_margins_in_box(network, *box(x, eps), y, method=method)
+
+
+def upper_margins_in_box(
+    network: nn.Module, low: Tensor, high: Tensor, y: Tensor, *, method: Method = "crown"
+) -> Tensor:
+    """Return `upper_margins` where each pixel may be anything between its own `low` and `high`, (N, ...) each."""
+    check_box(low, high)
+    check_labels(y, low)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {list(METHODS)}; got {method!r}")
+    parts = pieces(network)
+    with torch.no_grad(), explained_dtype(network, low):
+        logits = network(low)
+        check_logits(logits, len(low))
+        classes = logits.shape[1]
+        check_classes(y, classes)
+        layers = hidden_layers(parts, low, high, crown=method in ("crown", "alpha"))
+        image, k = (y[:, None] != torch.arange(classes, device=y.device)).nonzero(as_tuple=True)
+        unit = torch.eye(classes, dtype=low.dtype, device=low.device)
+        rows = unit[k] - unit[y[image]]
+        before = (layers[-2].low.relu(), layers[-2].high.relu()) if len(layers) > 1 else (low, high)
+        bounds = upper_bounds(parts[-1:], *before, layers[-1:], rows, image)
+        if method != "interval":
+            backwards = optimised_bounds if method == "alpha" else upper_bounds
+            for some in torch.arange(len(rows), device=rows.device).split(CHUNK):
+                bounds[some] = bounds[some].minimum(backwards(parts, low, high, layers, rows[some], image[some]))
+    margins = torch.full_like(logits, -torch.inf)
+    margins[image, k] = bounds
+    return margins
+
+
+def proves(network: nn.Module, x: Tensor, y: Tensor, eps: float, *, method: Method = "crown") -> Tensor:
+    """Return which images are proved: classified as `y`, and no l-inf perturbation within `eps` can change it.
+
+    Arguments and errors as in `upper_margins`; fits `helpers.risk.certified_risk`. False means that this method does
+    not know.
+
+    Returns:
+        (N,), bool.
+    """
+    return (upper_margins(network, x, y, eps, method=method) < 0).all(1)
+
+
+def check_box(low: Tensor, high: Tensor) -> None:
+    """Check that `low` and `high` are images of one shape and dtype, and low <= high."""
+    check_images(low, "low")
+    check_images(high, "high")
+    if low.shape != high.shape or low.dtype != high.dtype:
+        raise ValueError(
+            f"high must have the shape and dtype of low, {tuple(low.shape)} and {low.dtype}; "
+            f"got {tuple(high.shape)} and {high.dtype}"
+        )
+    if (low > high).any():
+        raise ValueError(f"high must be at least low; it is less for {int((low > high).sum())} of {low.numel()} pixels")

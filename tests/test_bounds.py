@@ -1,0 +1,343 @@
+"""Bounds as mathematics: above everything that can happen, in the right order, and equal to those of others."""
+
+import copy
+import math
+
+import pytest
+import torch
+from bound_propagation import BoundModelFactory, HyperRectangle
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import SEEDS, cases, random_images, rng
+from scipy.optimize import linprog
+from torch import Tensor, nn
+
+from helpers.attacks import pgd
+from helpers.bounds import (
+    METHODS,
+    box,
+    hidden_layers,
+    interval_bounds,
+    interval_step,
+    optimised_bounds,
+    pieces,
+    proves,
+    upper_bounds,
+    upper_margins,
+    upper_margins_in_box,
+)
+from helpers.data import digits
+from helpers.models import Normalize, NormalizedModel, fold_batch_norm
+from helpers.risk import adversarial_risk, certified_risk
+from helpers.training import book_network
+
+torch.set_num_threads(1)
+SHAPE = (2, 4, 4)
+KINDS = ("dense", "deep", "convolutional", "unshuffled", "normalised", "linear")
+
+
+def network(kind: str, seed: int, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """A small random network, without training, of each kind of layer that has a bound."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        size = math.prod(SHAPE)
+        if kind == "dense":
+            made = nn.Sequential(nn.Flatten(), nn.Linear(size, 7), nn.ReLU(), nn.Linear(7, 3))
+        elif kind == "deep":
+            first = nn.Sequential(nn.Flatten(), nn.Linear(size, 6), nn.ReLU())
+            made = nn.Sequential(first, nn.Linear(6, 6), nn.Identity(), nn.ReLU(), nn.Linear(6, 5), nn.Linear(5, 3))
+        elif kind == "convolutional":
+            layers = [nn.Conv2d(2, 3, 3, padding=1, stride=2), nn.ReLU(), nn.Conv2d(3, 4, 2), nn.ReLU()]
+            made = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 3))
+        elif kind == "unshuffled":
+            layers = [nn.ZeroPad2d(1), nn.PixelUnshuffle(2), nn.Conv2d(8, 3, 2), nn.ReLU(), nn.Flatten()]
+            made = nn.Sequential(*layers, nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
+        elif kind == "normalised":
+            inner = nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(27, 3))
+            made = NormalizedModel(inner, (0.4, 0.6), (0.2, 0.3))
+        else:
+            made = nn.Sequential(nn.Flatten(), nn.Linear(size, 3))
+        for parameter in made.parameters():  # larger than at the start of a training, so that neurons are unstable
+            parameter.data = 2 * parameter.data
+    return made.to(dtype).eval()
+
+
+def problem(kind: str, seed: int, dtype: torch.dtype = torch.float64, n: int = 4) -> tuple[nn.Module, Tensor, Tensor]:
+    made, generator = network(kind, seed, dtype), rng(seed)
+    x = random_images(n, SHAPE, dtype, generator)
+    return made, x, torch.randint(3, (n,), generator=generator)
+
+
+def margins(made: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits = made(x)
+    return logits - logits.gather(1, y[:, None])
+
+
+# ------------------------------------------------------------------------------------------- above all that can happen
+
+
+@cases(24)
+@given(st.sampled_from(KINDS), SEEDS, st.sampled_from([0.0, 0.01, 0.1, 0.4, 1.0]), st.sampled_from([32, 64]))
+def test_no_point_of_the_set_is_above_a_bound_be_it_drawn_or_attacked(kind, seed, eps, bits):
+    dtype = {32: torch.float32, 64: torch.float64}[bits]
+    made, x, y = problem(kind, seed, dtype)
+    bounds = {method: upper_margins(made, x, y, eps, method=method) for method in METHODS}
+    low, high = box(x, eps)
+    layers = interval_bounds(made, low, high)
+    points = [low, high, x, *(low + (high - low) * torch.rand(x.shape, generator=rng(seed + i)) for i in range(10))]
+    points += [
+        pgd(made, x, y, eps, steps=10),
+        *(pgd(made, x, y, eps, target=(y + k) % 3, loss="difference", steps=10, keep="last") for k in (1, 2)),
+    ]
+    parts = pieces(made)
+    for point in points:
+        point = point.to(dtype).clamp(low, high)
+        for bound in bounds.values():
+            assert (margins(made, point, y) <= bound.masked_fill(bound == -math.inf, 0)).all()
+        a = point
+        for part, (below, above) in zip(parts, layers, strict=True):
+            z = part(a)
+            assert (below <= z).all() and (z <= above).all()
+            a = z.relu()
+
+
+@cases(18)
+@given(st.sampled_from(KINDS), SEEDS, st.sampled_from([0.01, 0.1, 0.4]))
+def test_rounding_never_brings_a_bound_in_float32_below_the_one_in_float64(kind, seed, eps):
+    made, x, y = problem(kind, seed, torch.float32)
+    exact = copy.deepcopy(made).double()
+    for method in ("interval", "crown-ibp"):
+        rough = upper_margins(made, x, y, eps, method=method).double()
+        fine = upper_margins(exact, x.double(), y, eps, method=method)
+        assert (rough >= fine).all()
+        assert (rough - fine)[rough.isfinite()].max() < 1e-3
+
+
+# -------------------------------------------------------------------------------------------------------- in order
+
+
+@cases(18)
+@given(st.sampled_from(KINDS), SEEDS, st.sampled_from([0.01, 0.1, 0.4]))
+def test_what_costs_more_is_never_looser(kind, seed, eps):
+    made, x, y = problem(kind, seed)
+    interval, ibp, crown, alpha = (upper_margins(made, x, y, eps, method=method) for method in METHODS)
+    assert (ibp <= interval).all()
+    assert (crown <= interval).all()
+    assert (alpha <= crown + 1e-9).all()
+
+
+@cases(18)
+@given(SEEDS, st.sampled_from([0.05, 0.2, 0.5]))
+def test_with_lower_slopes_0_crown_is_never_looser_than_intervals_on_one_hidden_layer(seed, eps):
+    made, x, _ = problem("dense", seed)
+    parts, (low, high) = pieces(made), box(x, eps)
+    layers = hidden_layers(parts, low, high)
+    rows, image = torch.eye(3, dtype=x.dtype).repeat(len(x), 1), torch.arange(len(x)).repeat_interleave(3)
+    zero = [torch.zeros(len(rows), 7, dtype=x.dtype)]
+    crown = upper_bounds(parts, low, high, layers, rows, image, slopes=zero)
+    assert (crown <= layers[-1].high.flatten() + 1e-9).all()
+
+
+def test_with_the_usual_slopes_it_can_be_looser():
+    # One neuron z = 3 x - 1, in [-1, 2] over the box: its lower line has slope 1, and minus the ReLU may be up to 1,
+    # where the interval says 0.
+    made = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)).double().eval()
+    for layer, weight, bias in ((made[0], 3.0, -1.0), (made[2], -1.0, 0.0)):
+        layer.weight.data.fill_(weight)
+        layer.bias.data.fill_(bias)
+    parts, low, high = pieces(made), torch.zeros(1, 1).double(), torch.ones(1, 1).double()
+    layers = hidden_layers(parts, low, high)
+    found = upper_bounds(parts, low, high, layers, torch.ones(1, 1).double(), torch.tensor([0]))
+    assert found.item() == pytest.approx(1, abs=1e-9)
+    assert layers[-1].high.item() == pytest.approx(0, abs=1e-9)
+    best = optimised_bounds(parts, low, high, layers, torch.ones(1, 1).double(), torch.tensor([0]), steps=50)
+    assert best.item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_optimised_slopes_reach_the_linear_programme_with_a_triangle_for_each_relu(seed):
+    made, x, _ = problem("deep", seed, n=1)
+    parts, (low, high) = pieces(made), box(x, 0.15)
+    layers = hidden_layers(parts, low, high)
+    rows = torch.eye(3, dtype=x.dtype)
+    image = torch.zeros(3, dtype=torch.int64)
+    found = optimised_bounds(parts, low, high, layers, rows, image, steps=400, lr=0.04)
+    optimum = torch.tensor([triangle_programme(parts, low, high, layers, row) for row in rows])
+    usual = upper_bounds(parts, low, high, layers, rows, image)
+    assert (usual - optimum).max() > 1e-2, "there is something to gain"
+    assert (found - optimum).min() > -1e-6
+    assert (found - optimum).max() < 5e-3
+
+
+def triangle_programme(parts, low, high, layers, row) -> float:
+    """Return the largest <row, logits> where each ReLU is only known to be in its triangle."""
+    sizes = [low.numel(), *(layer.low.numel() for layer in layers[:-1])]
+    starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+    limits = list(zip(low.flatten().tolist(), high.flatten().tolist(), strict=True))
+    matrix, most = [], []
+    for i, (part, layer) in enumerate(zip(parts[:-1], layers[:-1], strict=True)):
+        weight, bias = affine(part, low if i == 0 else layers[i - 1].low)
+        for j in range(sizes[i + 1]):
+            below, above = layer.low.flatten()[j].item(), layer.high.flatten()[j].item()
+            limits.append((max(below, 0), max(above, 0)))
+            if above <= 0:
+                continue
+            z, a = torch.zeros(2, starts[-1], dtype=low.dtype)
+            z[starts[i] : starts[i + 1]], a[starts[i + 1] + j] = weight[j], 1
+            slope = above / (above - below) if below < 0 else 1.0
+            offset = -below * slope if below < 0 else 0.0
+            matrix.append(z - a)  # a >= z
+            most.append(-bias[j].item())
+            matrix.append(a - slope * z)  # a <= slope z + offset
+            most.append(slope * bias[j].item() + offset)
+    weight, bias = affine(parts[-1], layers[-2].low)
+    cost = torch.zeros(starts[-1]).double()
+    cost[starts[-2] :] = -(row @ weight)
+    found = linprog(cost, torch.stack(matrix), most, bounds=limits)
+    assert found.status == 0
+    return -found.fun + (row @ bias).item()
+
+
+def affine(part: nn.Sequential, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a part's matrix and constant."""
+    zero = torch.zeros_like(like[:1])
+    bias = part(zero).flatten()
+    jacobian = torch.autograd.functional.jacobian(lambda a: part(a).flatten(), zero)
+    return jacobian.reshape(len(bias), -1), bias
+
+
+# ----------------------------------------------------------------------------------------- beside another library
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("method", ["interval", "crown-ibp", "crown"])
+def test_bounds_are_those_of_bound_propagation(seed, method):
+    made, x, _ = problem("deep", seed)
+    flat = [layer for layer in made.modules() if isinstance(layer, nn.Linear | nn.ReLU)]
+    x, eps = x.flatten(1), 0.07
+    theirs = BoundModelFactory(adaptive_relu=True).build(nn.Sequential(*copy.deepcopy(flat)))
+    region = HyperRectangle(*box(x, eps))
+    call = {"interval": theirs.ibp, "crown-ibp": theirs.crown_ibp, "crown": theirs.crown}[method]
+    parts, (low, high) = pieces(nn.Sequential(*flat).eval()), box(x, eps)
+    layers = hidden_layers(parts, low, high, crown=method == "crown")
+    if method == "interval":
+        found = call(region)
+        lower, upper = layers[-1].low, layers[-1].high
+    else:
+        found = call(region).concretize()
+        rows, image = torch.eye(3, dtype=x.dtype).repeat(len(x), 1), torch.arange(len(x)).repeat_interleave(3)
+        above, below = upper_bounds(parts, low, high, layers, rows, image, both=True).chunk(2)
+        lower, upper = -below.view(-1, 3), above.view(-1, 3)
+    for ours, other in ((lower, found.lower), (upper, found.upper)):
+        assert torch.allclose(ours, other, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------- on the digits
+
+
+@pytest.mark.parametrize("name", ["standard", "small"])
+def test_no_attack_succeeds_where_a_bound_says_proved(name):
+    data, made, eps = digits(), book_network(name, "cpu"), {"standard": 0.02, "small": 0.05}[name]
+    x, y = data.x_test[:1000], data.y_test[:1000]
+    x, y = (x[:200], y[:200]) if name == "standard" else (x, y)
+    certified = certified_risk(made, x, y, eps, certify=[proves])
+    attacks = [pgd, lambda *args: pgd(*args, loss="margin", random_start=True, restarts=2)]
+    attacked = adversarial_risk(made, x, y, eps, attacks=attacks)
+    assert not (attacked.each & ~certified.each).any()
+    assert attacked.value <= certified.value < attacked.value + 0.1
+
+
+# ---------------------------------------------------------------------------------------------- what is asked wrongly
+
+
+def test_the_network_and_the_images_come_back_as_they_were():
+    made, x, y = problem("convolutional", 0, torch.float32)
+    made[0].weight.grad = torch.ones_like(made[0].weight)
+    before = [p.detach().clone() for p in made.parameters()]
+    for method in METHODS:
+        upper_margins(made, x, y, 0.1, method=method)
+    assert all(torch.equal(a, b) for a, b in zip(before, made.parameters(), strict=True))
+    assert all(p.requires_grad for p in made.parameters()) and (made[0].weight.grad == 1).all()
+
+
+def test_with_eps_0_the_bound_is_the_margin_and_with_eps_1_nothing_is_proved():
+    for kind in KINDS:
+        made, x, y = problem(kind, 1)
+        for method in METHODS:
+            assert torch.allclose(
+                upper_margins(made, x, y, 0.0, method=method).nan_to_num(neginf=0), margins(made, x, y), atol=1e-6
+            )
+    made, x, y = problem("dense", 1)
+    wide = upper_margins(made, x, y, 1.0)
+    assert wide.isnan().sum() == 0 and not proves(made, x, y, 1.0).all()
+
+
+def test_wrong_answers_and_ties_are_not_proved():
+    made, x, _ = problem("dense", 0)
+    said = made(x).argmax(1)
+    assert proves(made, x, said, 0.0).all()
+    assert not proves(made, x, (said + 1) % 3, 0.0).any()
+    made[-1].weight.data.zero_()
+    made[-1].bias.data.zero_()
+    for method in METHODS:
+        assert not proves(made, x, said, 0.0, method=method).any()  # all logits are equal
+
+
+OK = nn.Sequential(nn.Flatten(), nn.Linear(32, 3)).eval()
+X, Y = torch.full((2, *SHAPE), 0.5), torch.zeros(2, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        (
+            {"network": nn.Sequential(nn.Flatten(), nn.Linear(32, 3), nn.Tanh()).eval()},
+            TypeError,
+            ["network.2", "Tanh"],
+        ),
+        ({"network": nn.Sequential(nn.MaxPool2d(2)).eval()}, TypeError, ["network.0 is MaxPool2d", "Conv2d", "ReLU"]),
+        ({"network": nn.Sequential(nn.BatchNorm2d(2)).eval()}, TypeError, ["BatchNorm2d", "fold_batch_norm"]),
+        ({"network": lambda x: x}, TypeError, ["network must be a torch.nn.Module", "function"]),
+        ({"network": nn.Sequential(nn.Flatten(), nn.Linear(32, 3))}, ValueError, ["eval mode", "network.eval()"]),
+        ({"network": nn.Sequential(nn.Flatten(), nn.Linear(32, 1)).eval()}, ValueError, ["logits", "(2, 1)"]),
+        ({"x": X.half()}, TypeError, ["x must be in float32 or float64", "float16"]),
+        ({"x": X.double()}, TypeError, ["x must have the model's dtype", "torch.float32"]),
+        ({"x": X + 1}, ValueError, ["x must have values in [0, 1]"]),
+        ({"y": Y.float()}, TypeError, ["y must", "int64"]),
+        ({"y": Y[:1]}, ValueError, ["y must have shape (2,)"]),
+        ({"y": Y + 3}, ValueError, ["y must", "0 to 2"]),
+        ({"eps": -0.1}, ValueError, ["eps must", "-0.1"]),
+        ({"eps": 8}, ValueError, ["eps must", "8/255"]),
+        ({"method": "ibp"}, ValueError, ["method must be one of", "'interval'", "'ibp'"]),
+    ],
+)
+def test_a_bad_argument_gets_an_error_that_names_it(changes, error, words):
+    good = {"network": OK, "x": X, "y": Y, "eps": 0.1, "method": "crown"}
+    changed = {**good, **changes}
+    with pytest.raises(error) as caught:
+        upper_margins(changed["network"], changed["x"], changed["y"], changed["eps"], method=changed["method"])
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_a_box_upside_down_or_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"high must be at least low; it is less for 64 of 64"):
+        upper_margins_in_box(OK, X, X - 0.1, Y)
+    with pytest.raises(ValueError, match=r"high must have the shape and dtype of low"):
+        upper_margins_in_box(OK, X, X[:1], Y)
+
+
+def test_batch_norm_that_is_folded_has_a_bound():
+    made = nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 3)).eval()
+    made[1].running_mean.fill_(0.1)
+    folded = fold_batch_norm(copy.deepcopy(made))
+    found = upper_margins(folded, X, Y, 0.0)
+    assert torch.allclose(found[:, 1:], margins(made, X, Y)[:, 1:], atol=1e-4)
+
+
+def test_normalize_is_a_layer_like_any_other():
+    plain = nn.Sequential(Normalize((0.4, 0.6), (0.2, 0.3)), nn.Flatten(), nn.Linear(32, 3)).eval()
+    (part,) = pieces(plain)
+    assert torch.allclose(part(X), plain(X), atol=1e-6)
+    step = interval_step(part, X - 0.1, X + 0.1)
+    assert (step.low < plain(X)).all() and (plain(X) < step.high).all()
