@@ -21,7 +21,7 @@ from helpers.risk import linear_worst_margin, risk
 
 torch.set_num_threads(1)
 
-SMALL = {"steps": 10, "curve": 4}  # the protocol in little
+SMALL = {"steps": 10, "curve": 4, "queries": 10}  # the protocol in little
 NETWORK = random_network((6,), 3, torch.float32, rng(0))
 X = torch.rand(10, 6, generator=rng(1))
 with torch.no_grad():
@@ -198,7 +198,7 @@ distributed.init_process_group("gloo", init_method="file://{folder}/meet", rank=
 torch.set_num_threads(1)
 x, y = torch.rand(10, 6, generator=rng(1)), torch.arange(10) % 3
 network = random_network((6,), 3, torch.float32, rng(0))
-report = evaluate(network, (x, y), .05, batch_size=3, steps=10, curve=4)
+report = evaluate(network, (x, y), .05, batch_size=3, steps=10, curve=4, queries=10)
 report.save("{folder}/" + sys.argv[1] + ".json")
 """
 
@@ -258,6 +258,7 @@ BAD = {
     "norm": ({"norm": "l1"}, ValueError, ["norm must", "l1"]),
     "no time": ({"minutes": 0}, ValueError, ["minutes must", "0"]),
     "batch size": ({"batch_size": 0}, ValueError, ["batch_size must", "0"]),
+    "queries": ({"queries": -1}, ValueError, ["queries must", "at least 0", "-1"]),
     "few steps": ({"steps": 3}, ValueError, ["steps must", "10"]),
     "no report": ({"resume": Path(__file__)}, ValueError, ["JSON file of a report"]),
 }  # fmt: skip
@@ -333,6 +334,50 @@ def test_a_model_that_rounds_its_input_is_found_out():
     assert "gradients that are exactly zero: 10 of 10; should be none" in look(report)
     assert any("exactly zero at the start" in text for text in report.warned())
     assert "LOOK" in str(report) and "WARNED" in str(report) and "the attack warned" in str(report.robust_error)
+
+
+def test_errors_that_only_an_attack_without_gradients_finds_are_a_sign():
+    network, x = random_network((100,), 3, torch.float32, rng(0)), torch.rand(20, 100, generator=rng(1))
+
+    def rounding(x: Tensor) -> Tensor:
+        return network((7 * x).round() / 7)
+
+    with torch.no_grad():
+        y = rounding(x).argmax(1)
+    report = evaluate(rounding, (x, y), 0.05, **SMALL | {"queries": 100})
+    name = "+ Square, 100 queries"
+    more = int((report.errors(name) & ~report.errors("+ 9 targets")).sum())
+    assert report.rungs[-1] == name and more >= 2
+    assert f"without gradients, Square finds {more} errors that all before it missed; should be hardly any" in look(
+        report
+    )
+    assert report.robust_error.value == report.errors(name).double().mean()
+
+
+def test_the_queries_are_counted_out_and_only_for_what_still_stands():
+    asked = []
+
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append(len(x))
+            return NETWORK(x)
+
+    counts = []
+    for queries in (0, 30):
+        asked.clear()
+        report = evaluate(Counting(), PAIR, 0.001, **SMALL | {"queries": queries})
+        counts.append(sum(asked))
+    standing = 10 - int(report.errors("+ 9 targets").sum())
+    assert counts[1] - counts[0] == 30 * standing > 0  # here Square finds nothing, so that none is asked again
+
+
+@pytest.mark.parametrize(
+    ("choice", "why"), [({"queries": 0}, "queries is 0"), ({"norm": "l2"}, "Square, here, is for l-inf")]
+)
+def test_that_no_attack_did_without_gradients_is_said(choice, why):
+    report = evaluate(NETWORK, PAIR, 0.05, **SMALL | choice)
+    assert f"NOT RUN  an attack without gradients: {why}" in str(report)
+    assert not [text for _, text in report.signs() if "Square" in text]
 
 
 def test_a_model_that_is_wrong_everywhere_has_nothing_to_attack():

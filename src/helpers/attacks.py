@@ -381,7 +381,8 @@ def gradient(value: Tensor, point: Tensor, *, again: bool = False) -> Tensor:
     if grad is None:
         raise ValueError(
             "model must be differentiable: autograd finds no path from its logits back to x. A step without a gradient "
-            "(rounding, JPEG, NumPy) can be given that of the identity, straight-through: x + (step(x) - x).detach()"
+            "(rounding, JPEG, NumPy) can be given that of the identity, straight-through, by "
+            "helpers.adaptive.StraightThrough(step)"
         )
     if grad.sum().isnan() and grad.isnan().any():  # a sum is quick, but may be NaN where no term is
         raise ValueError("model must have a gradient at every point of the path; the one with respect to x is NaN")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from helpers._validation import check_classes, check_count, check_logits, check_number
 from helpers.attacks import AttackWarning, Iterate, Model, frozen, pgd, soft_margin
+from helpers.blackbox import square
 from helpers.perturbations import perturbation_set
 
 CLEAN, NOISE = "clean", "random noise, 10 draws"
@@ -28,11 +29,15 @@ Part = dict[str, Any]  # what is known about one batch: numbers, words and lists
 class Protocol:
     """The choices of an evaluation; with the defaults it ends where AutoAttack ends on the book's digits (a test).
 
+    After all attacks by gradients comes one without, Square, in l-inf. On a sound model it finds next to nothing that
+    they did not: its few queries are there to notice gradients that mislead.
+
     Args:
         eps, norm: the perturbation set, as `pgd` takes them.
         steps: gradient steps of the ensemble's losses, at least 10; each target has two fifths of them.
         restarts: how often the ensemble's losses are run, at least 1; all but the first of them from random points.
         targets: how many wrong classes the ensemble aims at, the likeliest first; 0 for none.
+        queries: how often Square asks about an image that still stands; 0 for none. There is none in l2.
         autoattack: let AutoAttack (Croce and Hein 2020) loose on what is still standing; needs `pyautoattack`.
         curve: how many images, the first ones, the curve of error against eps is drawn for; 0 for none.
         seed: of the noise and the random starts.
@@ -46,6 +51,7 @@ class Protocol:
     steps: int = 50
     restarts: int = 1
     targets: int = 9
+    queries: int = 100
     autoattack: bool = False
     curve: int = 200
     seed: int = 0
@@ -53,14 +59,14 @@ class Protocol:
     def __post_init__(self) -> None:
         check_number(self.eps, "eps", low=0, high=float("inf"))
         perturbation_set(self.norm, self.eps)
-        for name, low in {"steps": 10, "restarts": 1, "targets": 0, "curve": 0, "seed": 0}.items():
+        for name, low in {"steps": 10, "restarts": 1, "targets": 0, "queries": 0, "curve": 0, "seed": 0}.items():
             check_count(getattr(self, name), name, low=low)
         if self.autoattack:
             _autoattack()
 
     @property
     def rungs(self) -> dict[str, dict[str, Any]]:
-        """Name and options for `pgd` of every attack, weakest first.
+        """Name and options of every attack, weakest first; where no other is named, the options are those of `pgd`.
 
         An attack whose name begins with "+" belongs to the ensemble: it sees what is still standing when it comes.
         """
@@ -76,9 +82,16 @@ class Protocol:
             found[f"+ {self.steps} steps, {loss.replace('_', '-')}"] = options
         if self.targets:
             found[f"+ {self.targets} targets"] = {**auto, "loss": "difference", "steps": max(10, 2 * self.steps // 5)}
+        if self.blind:
+            found[self.blind] = {"queries": self.queries}
         if self.autoattack:
             found["+ AutoAttack"] = {}
         return found
+
+    @property
+    def blind(self) -> str:
+        """The name of the attack without gradients; empty if there is none."""
+        return f"+ Square, {self.queries} queries" if self.queries and self.norm == "linf" else ""
 
     def widest(self, x: Tensor) -> float:
         """Return the eps within which every image can be turned into every other."""
@@ -201,14 +214,14 @@ class OutOfTimeError(Exception):
 
 
 class Watch:
-    """Handed to `pgd` as its `trace`: keeps what fools the model in any way, and ends the attack when time is up."""
+    """The `trace` of `pgd` and `square`: keeps what fools the model in any way, and ends the attack when time is up."""
 
     def __init__(self, x: Tensor, y: Tensor, until: float) -> None:
         self.x, self.y, self.until, self.late = x, y, until, False
         self.x_adv, self.fooled = x.clone(), torch.zeros_like(y, dtype=torch.bool)
 
     def append(self, now: Iterate) -> None:
-        """Look at one iterate; `pgd` calls this for each."""
+        """Look at one iterate; the attack calls this for each."""
         self.see(now.rows, now.delta, now.logits)
 
     def see(self, rows: Tensor, delta: Tensor, logits: Tensor) -> None:
@@ -259,6 +272,12 @@ def _attacks(protocol: Protocol, start: int) -> dict[str, Callable]:
 
         return attack
 
+    def blind(**more: Any) -> Callable:
+        def attack(model: Model, x: Tensor, y: Tensor, eps: float, watch: Watch) -> None:
+            square(model, x, y, eps, trace=watch, generator=_stream(protocol, start), **more)
+
+        return attack
+
     def standard(model: Model, x: Tensor, y: Tensor, eps: float, watch: Watch) -> None:
         norm = {"linf": "Linf", "l2": "L2"}[protocol.norm]
         judge = _autoattack()(model, norm=norm, eps=eps, device=x.device, seed=protocol.seed, version="standard")
@@ -272,7 +291,7 @@ def _attacks(protocol: Protocol, start: int) -> dict[str, Callable]:
         with torch.no_grad():
             watch.see(torch.arange(len(x), device=x.device), delta, model(x + delta))
 
-    kinds = {"+ AutoAttack": lambda: standard, f"+ {protocol.targets} targets": aim}
+    kinds = {"+ AutoAttack": lambda: standard, f"+ {protocol.targets} targets": aim, protocol.blind: blind}
     return {name: kinds.get(name, climb)(**more) for name, more in protocol.rungs.items()}
 
 

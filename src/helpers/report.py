@@ -45,8 +45,9 @@ def evaluate(
     """Run the book's protocol on a classifier, and return the report.
 
     Every image is looked at as it is, under random noise, and under attacks from one gradient step to an ensemble of
-    losses and targets; it counts as an error if any of them fools the model. Signs of a broken evaluation are looked
-    for on the way. Shows a progress bar. The model is in eval mode meanwhile and comes back as it was.
+    losses and targets, and to one without gradients; it counts as an error if any of them fools the model. Signs of a
+    broken evaluation are looked for on the way. Shows a progress bar. The model is in eval mode meanwhile and comes
+    back as it was.
 
     With `torch.distributed` initialised, as under `torchrun`, each process takes its share of the batches, and all
     return the same report, equal to that of one process. Give each the same batches in the same order.
@@ -62,7 +63,8 @@ def evaluate(
         batch_size: larger batches are cut to this.
         resume: a report that was interrupted or ran out of time, or the JSON file of one: what it has is not run again.
         path: a JSON file, written after each batch.
-        choices: any of `steps`, `restarts`, `targets`, `autoattack`, `curve`, `seed`: see `helpers.protocol.Protocol`.
+        choices: any of `steps`, `restarts`, `targets`, `queries`, `autoattack`, `curve`, `seed`: see
+            `helpers.protocol.Protocol`.
 
     Returns:
         A `Report`. After an interrupt (Ctrl-C) or when time ran out, of the images that were done.
@@ -146,7 +148,9 @@ class Report:
 
     def error(self, name: str) -> Estimate:
         """Return the error rate, clean or under the attack `name`, as an estimate that says which side it bounds."""
-        said = [text for part in self._parts() for text in part["warnings"].get(name, [])]
+        ensemble = [each for each in self.rungs if each.startswith("+")]
+        names = ensemble[: ensemble.index(name) + 1] if name in ensemble else [name]
+        said = [text for part in self._parts() for each in names for text in part["warnings"].get(each, [])]
         return estimate(self.errors(name), side="two-sided" if name == CLEAN else "at least", warnings=said)
 
     @property
@@ -212,6 +216,11 @@ class Report:
             (random == 0, f"asked twice, the model says {'something else; should be ' if random else ''}the same"),
             (others == 0 and random == 0, f"an image's logits depend on its batch: {batch}"),
         ]
+        if blind := Protocol(**self.settings["protocol"]).blind:
+            before = self.rungs[self.rungs.index(blind) - 1]
+            more = int((self.errors(blind) & ~self.errors(before)).sum())
+            text = f"without gradients, Square finds {more} errors that all before it missed; should be hardly any"
+            found.insert(3, (more <= 0.01 * len(self), text))
         if "40 steps" in self.curve:
             widest, wrong = max(self.curve["40 steps"].items())
             share = f"{wrong} of {self.curve_count}"

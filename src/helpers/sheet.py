@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from helpers.protocol import CLEAN, NOT_NEEDED
+from helpers.protocol import CLEAN, NOT_NEEDED, Protocol
 
 if TYPE_CHECKING:
     from helpers.report import Report
@@ -97,7 +97,11 @@ def _robust_accuracy(report: "Report") -> str:
 
 
 def _not_run(report: "Report") -> list[str]:
-    return [] if report.curve else ["errors at an eps where any image can become any other: curve is 0"]
+    missing = [] if report.curve else ["errors at an eps where any image can become any other: curve is 0"]
+    if not Protocol(**report.settings["protocol"]).blind:
+        why = "queries is 0" if report.settings["protocol"]["norm"] == "linf" else "Square, here, is for l-inf"
+        missing.append(f"an attack without gradients: {why}")
+    return missing
 
 
 def _how(report: "Report") -> list[str]:
