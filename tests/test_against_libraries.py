@@ -17,7 +17,9 @@ from networks import PROBE_X, PROBE_Y, probe, random_images, rng
 from torch import Tensor, nn
 
 from helpers.attacks import pgd
+from helpers.blackbox import square
 from helpers.data import Digits, digits
+from helpers.distance import ddn, deepfool, smallest_eps
 from helpers.models import digit_network
 from helpers.perturbations import L2
 from helpers.training import train
@@ -35,6 +37,14 @@ def plain(logits: Tensor, y: Tensor) -> Tensor:
 
 def lengths(delta: Tensor) -> Tensor:
     return delta.flatten(1).norm(dim=1)
+
+
+def right(model: nn.Module, count: int) -> tuple[Tensor, Tensor]:
+    """Return those of the first test digits that the model gets right."""
+    x, y = data().x_test[:count], data().y_test[:count]
+    with torch.no_grad():
+        keep = model(x).argmax(1) == y
+    return x[keep], y[keep]
 
 
 @cache
@@ -105,6 +115,73 @@ def test_linf_iterates_agree_as_far_as_single_precision_goes(standard, theirs):
     ours = pgd(standard, x, y, EPS, steps=3, step_size=0.04, loss=plain, keep="last")
     same = (ours - expected).abs().flatten(1) < 1e-5
     assert same.double().mean() > 0.95
+
+
+def median(distance: Tensor) -> float:
+    assert distance.isfinite().all()
+    return float(distance.median())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_deepfool_goes_foolbox_way_image_by_image(standard, norm):
+    from foolbox import PyTorchModel, attacks
+
+    x, y = right(standard, 60)
+    theirs = {"linf": attacks.LinfDeepFoolAttack, "l2": attacks.L2DeepFoolAttack}[norm]()
+    found = theirs(PyTorchModel(standard, bounds=(0, 1), device="cpu"), x, y, epsilons=None)[1]
+    size = (found - x).flatten(1).abs().amax(1) if norm == "linf" else lengths(found - x)
+    ours = deepfool(standard, x, y, norm=norm).distance
+    close = (ours / size - 1).abs() < 0.02
+    assert close.double().mean() > 0.95 and abs(median(ours) / median(size) - 1) < 0.005
+
+
+def test_smallest_l2_perturbations_by_bisection_by_ddn_and_by_foolbox_agree(standard):
+    from foolbox import PyTorchModel, attacks
+
+    x, y = right(standard, 60)
+    found = attacks.DDNAttack(steps=100)(PyTorchModel(standard, bounds=(0, 1), device="cpu"), x, y, epsilons=None)[1]
+    theirs = lengths(found - x)
+    ours = {"bisection": smallest_eps(standard, x, y, norm="l2").distance, "DDN": ddn(standard, x, y).distance}
+    print({name: round(median(distance), 4) for name, distance in {**ours, "Foolbox's DDN": theirs}.items()})
+    for distance in ours.values():
+        assert abs(median(distance) / median(theirs) - 1) < 0.02
+    assert ours["DDN"].mean() <= 1.005 * theirs.mean()
+
+
+def test_smallest_linf_perturbations_by_bisection_are_foolboxs_or_smaller_since_its_fmn_gets_stuck_on_some(standard):
+    from foolbox import PyTorchModel, attacks
+
+    x, y = right(standard, 60)
+    model = PyTorchModel(standard, bounds=(0, 1), device="cpu")
+    found = attacks.LInfFMNAttack(steps=300)(model, x, y, epsilons=None)[1]
+    theirs, ours = (found - x).flatten(1).abs().amax(1), smallest_eps(standard, x, y).distance
+    print({"bisection": round(median(ours), 4), "Foolbox's FMN": round(median(theirs), 4)})
+    assert 0.95 < median(ours) / median(theirs) < 1.005
+    assert (ours <= 1.02 * theirs).double().mean() > 0.9
+    together = (ours / theirs - 1).abs() < 0.02
+    assert together.double().mean() > 0.5 and (ours < 0.9 * theirs).any()
+
+
+@pytest.mark.parametrize("queries", [100, 1000])
+def test_square_finds_what_the_authors_code_finds_at_equal_queries_and_more_with_few(standard, queries):
+    from pyautoattack import AutoAttack
+    from torchattacks import Square
+
+    x, y = right(standard, 60)
+
+    def count(x_adv: Tensor) -> int:
+        assert x_adv.min() >= 0 and x_adv.max() <= 1 and (x_adv - x).abs().max() < EPS + 1e-6
+        with torch.no_grad():
+            return int((standard(x_adv).argmax(1) != y).sum())
+
+    judge = AutoAttack(standard, norm="Linf", eps=EPS, device="cpu", seed=0, version="custom").square
+    judge.n_queries, judge.rescale_schedule = queries, True
+    with torch.random.fork_rng(devices=[]):
+        theirs = count(judge.perturb(x, y)), count(Square(standard, eps=EPS, n_queries=queries, seed=0)(x, y))
+    ours = count(square(standard, x, y, EPS, queries=queries, generator=rng(0)))
+    print(f"Square, {queries} queries: ours {ours}, pyautoattack {theirs[0]}, torchattacks {theirs[1]} of {len(x)}")
+    for found in theirs:
+        assert found - 2 <= ours <= found + (20 if queries == 100 else 4)
 
 
 # --------------------------------------------------------------------------------------- where they do not, and why
