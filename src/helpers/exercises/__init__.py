@@ -11,6 +11,7 @@ from helpers.exercises.chapter_2 import check_coverage, check_robust_error, chec
 from helpers.exercises.chapter_3 import check_pgd_step, check_project, check_smallest_eps
 from helpers.exercises.chapter_4 import check_difference, check_least_likely
 from helpers.exercises.chapter_5 import check_danskin, check_trades_loss
+from helpers.exercises.chapter_6 import check_distance, check_robust_gaussian, check_support_l1
 from helpers.exercises.chapter_8 import check_interval_layer, check_proved_by_any, check_relax_relu
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "check_cross_entropy",
     "check_danskin",
     "check_difference",
+    "check_distance",
     "check_eps_in_normalized_units",
     "check_interval_layer",
     "check_least_likely",
@@ -28,8 +30,10 @@ __all__ = [
     "check_proved_by_any",
     "check_relax_relu",
     "check_robust_error",
+    "check_robust_gaussian",
     "check_smallest_eps",
     "check_softmax",
+    "check_support_l1",
     "check_trades_loss",
     "check_worst_margin_l2",
     "progress",
