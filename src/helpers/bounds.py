@@ -172,7 +172,7 @@ def upper_bounds(
         rows = vmap(lambda row, pull=pull: pull(row)[0])(rows[:, None])[:, 0]  # W^T times each row
         if both and i == len(parts) - 1:
             rows, total, size = torch.cat([rows, -rows]), torch.cat([total, -total]), torch.cat([size, size])
-            image = torch.cat([image, image])
+            image = torch.cat([image, image]) if len(image) > 1 else image
         if i > 0:
             # The ReLU lies below the line through (l, 0) and (u, u), and above any line through 0 with slope 0 to 1. A
             # positive coefficient takes the upper line, a negative one the lower. Closed neurons have one line: 0 or z.
@@ -257,13 +257,20 @@ def hidden_layers(
 def _tighten(parts: list[nn.Sequential], low: Tensor, high: Tensor, layers: list[Layer], steps: int) -> None:
     """Improve the last layer's bounds in place."""
     lows, highs = layers[-1].low.flatten(1), layers[-1].high.flatten(1)
-    for open_ in ((lows < 0) & (highs > 0)).nonzero().split(CHUNK):
-        image, neuron = open_.T
-        rows = lows.new_zeros(len(open_), lows.shape[1]).scatter_(1, neuron[:, None], 1)
+    open_ = ((lows < 0) & (highs > 0)).nonzero()
+    if len(open_) > 16 * len(lows):  # image by image: the lines of its ReLUs are then computed once for all rows
+        groups = [part for some in open_.split(open_[:, 0].bincount().tolist()) for part in some.split(CHUNK)]
+    else:
+        groups = open_.split(CHUNK)
+    for group in groups:
+        image, neuron = group.T
+        if (image == image[:1]).all():
+            image = image[:1]
+        rows = lows.new_zeros(len(group), lows.shape[1]).scatter_(1, neuron[:, None], 1)
         rows = rows.view(-1, *layers[-1].low.shape[1:])
         if steps:
-            rows, image_ = torch.cat([rows, -rows]), torch.cat([image, image])
-            above = optimised_bounds(parts, low, high, layers, rows, image_, steps=steps)
+            twice = image if len(image) == 1 else torch.cat([image, image])
+            above = optimised_bounds(parts, low, high, layers, torch.cat([rows, -rows]), twice, steps=steps)
         else:
             above = upper_bounds(parts, low, high, layers, rows, image, both=True)
         above, below = above.chunk(2)
