@@ -214,8 +214,8 @@ def slope_explorer() -> Explorer:
     steps = [k / 20 for k in range(21)]
     controls = {
         "eps": _slider("eps", (0.6, 0.8, 1.0), 1.0),
-        "first": _slider("slope of neuron 1", steps, 1.0),
-        "second": _slider("slope of neuron 2", steps, 0.0),
+        "first": _slider("slope 1", steps, 1.0),
+        "second": _slider("slope 2", steps, 0.0),
     }
     return Explorer(draw, controls, {"eps": (0.6, 0.8, 1.0), "first": steps[::4], "second": steps[::4]})
 
