@@ -25,6 +25,8 @@ RIGHT = [
     ),
     ("check_least_likely", least_likely),
     ("check_least_likely", lambda logits, y: least_likely(logits, y).tolist()),
+    ("check_success", lambda before, after, y, t: (before == y) & (after == t)),
+    ("check_success", lambda before, after, y, t: torch.where(before == y, after == t, False)),
 ]
 
 WRONG = [
@@ -53,6 +55,14 @@ WRONG = [
     ("check_least_likely", lambda logits, y: logits.argmin(0), "shape (3,); yours has (4,)"),
     ("check_least_likely", lambda logits, y: logits.argmin(0), "along the classes (dimension 1)"),
     ("check_least_likely", lambda z, y: z.masked_fill(F.one_hot(y).bool(), torch.inf).argmin(1), "raised RuntimeError"),
+    ("check_success", lambda before, after, y, t: after == t, "wrong before the attack"),
+    ("check_success", lambda before, after, y, t: (before == y) & (after != y), "untargeted success"),
+    ("check_success", lambda before, after, y, t: after != y, "Any wrong answer counts"),
+    ("check_success", lambda before, after, y, t: before == y, "after the attack as well"),
+    ("check_success", lambda before, after, y, t: (before != t) & (after == t), "if not yet the target"),
+    ("check_success", lambda before, after, y, t: (before == y) | (after == t), '"and" (&)'),
+    ("check_success", lambda before, after, y, t: ((before == y) & (after == t)).sum(), "shape (6,)"),
+    ("check_success", lambda before, after, y, t: after == after, "Two conditions"),
 ]
 
 

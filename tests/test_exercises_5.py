@@ -59,11 +59,42 @@ def trades_by_kl_div(clean, attacked, y, beta):
     return F.cross_entropy(clean, y) + beta * kl
 
 
+def step_with(loss, *, clear=True, learn=True, eps=None, late=False):
+    """One step of training down loss(logits on x, logits on x_adv, y), made wrong in one way."""
+
+    def step(network, optimizer, x, y, attack, budget):
+        x_adv = x if late else attack(network, x, y, budget if eps is None else eps)
+        if clear:
+            optimizer.zero_grad()
+        if learn:
+            loss(network(x), network(x_adv), y).backward()
+        optimizer.step()
+        if late:
+            attack(network, x, y, budget)
+
+    return step
+
+
+def on_attacked(clean, attacked, y):
+    return F.cross_entropy(attacked, y)
+
+
+def step_before_backward(network, optimizer, x, y, attack, eps):
+    x_adv = attack(network, x, y, eps)
+    optimizer.step()
+    F.cross_entropy(network(x_adv), y).backward()
+
+
+def step_before_the_attack(network, optimizer, x, y, attack, eps):
+    step_with(on_attacked, late=True)(network, optimizer, x, y, attack, eps)
+
+
 RIGHT = [
     ("check_trades_loss", trades),
     ("check_trades_loss", trades_by_kl_div),
     ("check_trades_loss", lambda *arguments: trades(*arguments).item()),
     ("check_danskin", danskin),
+    ("check_robust_step", step_with(on_attacked)),
 ]
 
 WRONG = [
@@ -95,6 +126,21 @@ WRONG = [
     ("check_danskin", lambda w, x, s, eps: danskin(w, x, s, eps) / (x - s * eps * w.sign()) * x, "not -s x"),
     ("check_danskin", lambda w, x, s, eps: danskin(w, x + s * eps * w.sign(), s, eps), "with no adversary"),
     ("check_danskin", lambda w, x, s, eps: danskin(w, x, s, eps).norm(), "shape (5,)"),
+    ("check_robust_step", None, "without calling it"),
+    ("check_robust_step", lambda *arguments: ..., "no weight has changed"),
+    ("check_robust_step", lambda network, *arguments: network(1), "your function raised"),
+    ("check_robust_step", step_with(on_attacked, learn=False), "no weight has changed"),
+    ("check_robust_step", step_with(on_attacked, clear=False), "Gradients of an earlier step"),
+    ("check_robust_step", step_with(on_attacked, eps=0.1), "called with eps = 0.1"),
+    ("check_robust_step", step_before_backward, "backward() comes before step()"),
+    ("check_robust_step", step_before_the_attack, "attack the weights of this step"),
+    ("check_robust_step", step_with(lambda clean, attacked, y: F.cross_entropy(clean, y)), "the clean images"),
+    ("check_robust_step", step_with(lambda c, a, y: F.cross_entropy(c, y), clear=False), "zero_grad()"),
+    ("check_robust_step", step_with(lambda c, a, y: F.cross_entropy(c, y) + F.cross_entropy(a, y)), "as well"),
+    ("check_robust_step", step_with(lambda c, a, y: F.cross_entropy(torch.cat([c, a]), y.repeat(2))), "Half of"),
+    ("check_robust_step", step_with(lambda c, a, y: -F.cross_entropy(a, y)), "uphill"),
+    ("check_robust_step", step_with(lambda c, a, y: F.cross_entropy(a, y, reduction="sum")), "summed"),
+    ("check_robust_step", step_with(lambda c, a, y: 3 * F.cross_entropy(a, y)), "Attack the batch"),
 ]
 
 

@@ -9,8 +9,8 @@ from helpers.exercises._check import Case, check, progress
 from helpers.exercises.chapter_1 import check_cross_entropy, check_eps_in_normalized_units, check_softmax
 from helpers.exercises.chapter_2 import check_coverage, check_robust_error, check_worst_margin_l2
 from helpers.exercises.chapter_3 import check_pgd_step, check_project, check_smallest_eps
-from helpers.exercises.chapter_4 import check_difference, check_least_likely
-from helpers.exercises.chapter_5 import check_danskin, check_trades_loss
+from helpers.exercises.chapter_4 import check_difference, check_least_likely, check_success
+from helpers.exercises.chapter_5 import check_danskin, check_robust_step, check_trades_loss
 from helpers.exercises.chapter_6 import check_distance, check_robust_gaussian, check_support_l1
 from helpers.exercises.chapter_8 import check_interval_layer, check_proved_by_any, check_relax_relu
 
@@ -31,8 +31,10 @@ __all__ = [
     "check_relax_relu",
     "check_robust_error",
     "check_robust_gaussian",
+    "check_robust_step",
     "check_smallest_eps",
     "check_softmax",
+    "check_success",
     "check_support_l1",
     "check_trades_loss",
     "check_worst_margin_l2",

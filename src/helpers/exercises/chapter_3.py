@@ -107,7 +107,7 @@ def check_smallest_eps(eps: float | None, model: nn.Module, x: Tensor, y: Tensor
     """Exercise 3.3: `eps` should be the smallest budget, within 20 %, at which 30-step PGD fools `model` on `x`."""
 
     def fools(budget: float) -> bool:
-        return bool((model(pgd(model, x, y, budget, steps=30)).argmax(1) != y).all())
+        return bool((model(pgd(model, x, y, budget, steps=30, keep="first")).argmax(1) != y).all())
 
     with suppress(TypeError, ValueError, RuntimeError):  # 0-dimensional tensors and NumPy's numbers will do
         eps = eps if eps is None else float(eps)

@@ -59,3 +59,29 @@ def check_least_likely(least_likely: Callable[[Tensor, Tensor], Tensor], solutio
     cases = [Case((logits, y), torch.tensor([1, 0, 1]), hint, mistakes)]
     told = "The hardest target, as a rule: a strict test of a targeted attack."
     check("4.2", least_likely, cases, told, solution=solution)
+
+
+def check_success(success: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], solution: bool = False) -> None:
+    """Exercise 4.3: `success` takes the answers before and after the attack, y and target, all (N,), returns (N,) bool.
+
+    True where a targeted attack has succeeded as the chapter counts it: right before, the target afterwards.
+    """
+    y = torch.tensor([0, 0, 0, 0, 1, 2])
+    target = torch.tensor([3, 3, 3, 3, 2, 0])
+    before = torch.tensor([0, 0, 3, 5, 1, 1])  # the third, the fourth and the last are wrong without any attack
+    after = torch.tensor([3, 7, 3, 3, 1, 1])
+    hint = "Two conditions for each example: `before` is the true class, and `after` is the target."
+    mistakes = [
+        (after == target, "The third and the fourth were wrong before the attack: they are not its doing."),
+        ((before == y) & (after != y), "The second is wrong now, but not the target. That is untargeted success."),
+        (after != y, "Any wrong answer counts here. A targeted attack wants the target, of what was right before."),
+        (before == y, "Look at the answers after the attack as well."),
+        (
+            (before != target) & (after == target),
+            "The fourth was wrong before, if not yet the target: not counted.",
+        ),
+        ((before == y) | (after == target), 'Both conditions must hold: "and" (&) instead of "or" (|).'),
+    ]
+    cases = [Case((before, after, y, target), (before == y) & (after == target), hint, mistakes)]
+    told = "Who counts otherwise gets another rate from the same attack: say which one you report."
+    check("4.3", success, cases, told, solution=solution)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.exercises._check import Case, check
+from helpers.exercises._check import Case, _line, _report, check
 from helpers.risk import linear_worst_margin
 
 
@@ -105,3 +105,63 @@ def check_danskin(gradient: Callable[[Tensor, Tensor, Tensor, float], Tensor], s
 
 def _by_hand(*_: object, **__: object) -> NoReturn:
     raise RuntimeError("no autograd in this exercise: write the gradient as a formula in w, x, s and eps.")
+
+
+Step = Callable[[nn.Module, torch.optim.Optimizer, Tensor, Tensor, Callable[..., Tensor], float], object]
+
+
+def check_robust_step(robust_step: Step, solution: bool = False) -> None:
+    """Exercise 5.3: `robust_step` takes (network, optimizer, x, y, attack, eps) and makes one step of training."""
+    told = "In a loop over shuffled batches, this is adversarial training."
+    _report("5.3", _trouble_of_step(robust_step), told, solution)
+
+
+def _trouble_of_step(robust_step: Step) -> str:
+    """Return what is wrong with a step of training, or an empty string."""
+    if not callable(robust_step):
+        return "give the check your function itself, without calling it: its name and no parentheses after it."
+    generator = torch.Generator().manual_seed(0)
+    x, y, eps, lr = torch.rand(4, 5, generator=generator), torch.tensor([0, 1, 2, 0]), 0.2, 0.5
+    network = nn.Linear(5, 3)
+    start = torch.randn(3, 5, generator=generator)
+    network.load_state_dict({"weight": start, "bias": torch.zeros(3)})
+    stale = torch.ones(3, 5)
+    network.weight.grad = stale.clone()  # what the step before has left
+    seen = []
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        seen.append((model.weight.detach().clone(), eps))
+        return (x + eps * (1 - 2 * x)).detach()
+
+    def slope(images: Tensor) -> Tensor:
+        weight = start.clone().requires_grad_()
+        return torch.autograd.grad(F.cross_entropy(images @ weight.T, y), weight)[0]
+
+    try:
+        robust_step(network, torch.optim.SGD(network.parameters(), lr=lr), x, y, attack, eps)
+    except Exception as error:  # whatever the reader's code raises is shown to the reader
+        return f"your function raised {type(error).__name__}{_line(robust_step, error)}: {error}"
+    on_attacked, on_clean = slope(x + eps * (1 - 2 * x)), slope(x)
+    moved = (start - network.weight.detach()) / lr  # the gradient that was followed
+    if torch.equal(moved, torch.zeros(3, 5)):
+        return "no weight has changed. In this order: zero_grad(), backward() on the loss, step()."
+    if not seen:
+        return "the attack was not called: attack(network, x, y, eps) returns the images to learn from."
+    if not torch.equal(seen[0][0], start):
+        return "the weights had changed before the attack ran. It has to attack the weights of this step."
+    if seen[0][1] != eps:
+        return f"the attack was called with eps = {seen[0][1]}; hand it the eps that you were given, {eps}."
+    mistakes = [
+        (on_clean, "The step goes down the loss of the clean images: take it at the attacked ones."),
+        (on_attacked + stale, "Gradients of an earlier step are in there: optimizer.zero_grad() before backward()."),
+        (on_clean + stale, "Clean images, and gradients of an earlier step: attack first, then zero_grad()."),
+        (stale, "The step was made with the gradients of an earlier step: backward() comes before step()."),
+        (on_attacked + on_clean, "Clean images are in the loss as well: that is another method, for another problem."),
+        ((on_attacked + on_clean) / 2, "Half of the loss is on clean images: another method, for another problem."),
+        (-on_attacked, "The step goes uphill. That is the inner player's part; the outer one goes down."),
+        (4 * on_attacked, "You summed over the batch; the mean is wanted, so that a step does not grow with it."),
+    ]
+    if torch.allclose(moved, on_attacked, atol=1e-5):
+        return ""
+    hint = "Attack the batch, then one step down the mean cross-entropy at the attacked images."
+    return next((told for wrong, told in mistakes if torch.allclose(moved, wrong, atol=1e-5)), hint)
