@@ -311,6 +311,10 @@ def complete(
         state = out / f"{pagename}.widgets.json"
         state.parent.mkdir(parents=True, exist_ok=True)
         state.write_text(script.attributes["body"], encoding="utf-8")
+        for key, model in json.loads(script.attributes["body"])["state"].items():
+            if model["model_name"] == "HTMLModel":  # no controls, so it needs less room than a figure that has some
+                view = f'widget-view+json">{{"model_id": "{key}"'
+                context["body"] = context["body"].replace(view, view.replace('">', '" class="low">', 1))
         context["body"] += f'<script type="{script.attributes["type"]}" data-src="{state.name}"></script>\n'
     Bundle.take(context)
     context["made_with"] = f"{app.extensions['book_site'].metadata['env_version']:x}"
