@@ -11,9 +11,12 @@ from statistics import median, quantiles
 import matplotlib.pyplot as plt
 import torch
 
-from helpers.plots import STYLE
+from helpers.plots import BLUE, ORANGE, SAVED, SKY, STYLE, WIDTH
 
 PASS, TUTORIAL, OURS, PREPARED = "one pass alone", "the 2018 tutorial's loop", "ours", "ours, classifier as loaded"
+STRONG, AUTOATTACK = "ours, all of `evaluate`", f"AutoAttack (pyautoattack {version('pyautoattack')})"
+CASES = {"standard x 1": "standard", "standard x 100": "× 100", "robust x 1": "robust", "robust x 100": "× 100"}
+PLAIN = "standard x 1", "robust x 1"
 PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
 
@@ -24,6 +27,7 @@ def machine(device: str) -> dict:
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()}, Python {platform.python_version()}",
         "packages": {name: version(name) for name in PACKAGES},
+        "load": [os.getloadavg()[0]] if hasattr(os, "getloadavg") else [],
         "date": date.today().isoformat(),
     }
 
@@ -45,8 +49,9 @@ def write(found: dict, path: Path) -> None:
             "error only": _error_only(found["error_only"]),
             "strength": _strength(found["strength"]),
             "strength in words": _strength_in_words(found),
+            "beside AutoAttack": _beside_autoattack(found["strength"]),
         }
-        _draw(found, path.parent / "images" / "comparison.png")
+        _draw(found, path.parent / "images" / "comparison.svg")
     else:
         blocks = {"gpu": f"## On a GPU\n\n{_machine(found['machine'])}\n\n{_speed(found)}"}
     for name, content in blocks.items():
@@ -71,7 +76,9 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 def _machine(where: dict) -> str:
     packages = ", ".join(f"{name} {number}" for name, number in where["packages"].items())
     threads = f"{where['threads']} thread" + "s" * (where["threads"] > 1)
-    return f"Measured on {where['date']} on {where['processor']}, {threads}; {where['system']}; {packages}."
+    load = " to ".join(f"{number:.1f}" for number in sorted(where["load"]))
+    busy = f" Load average before and after the run: {load}; {where['threads']} is this run alone." if load else ""
+    return f"Measured on {where['date']} on {where['processor']}, {threads}; {where['system']}; {packages}.{busy}"
 
 
 def _speed(found: dict) -> str:
@@ -112,62 +119,109 @@ def _error_only(cases: list[dict]) -> str:
 
 
 def _strength(rows: list[dict]) -> str:
-    header = ["", "standard, logits as they are", "× 100", "× 1,000"]
-    header += ["robust, logits as they are", "× 100", "× 1,000", "photographs fooled"]
     body = []
     for row in rows:
-        cells = ["" if value is None else f"{100 * value:.1f}" for value in row["accuracy"]]
-        body.append([row["name"], *cells, "" if row["fooled"] is None else f"{row['fooled']}"])
-    return _table(header, body)
+        accuracy = [
+            f"{_accuracy(row, case):.1f} ({100 - 100 * row['low'][case]:.1f})" if case in row["wrong"] else ""
+            for case in CASES
+        ]
+        body.append([row["name"], *accuracy, f"{sum(_seconds(row, case) for case in PLAIN):.1f}"])
+    return _table(["", *CASES.values(), "seconds"], body)
+
+
+def _accuracy(row: dict, case: str) -> float:
+    """The robust accuracy that an attack leaves, in percent."""
+    return 100 - 100 * sum(row["wrong"][case]) / len(row["wrong"][case])
+
+
+def _seconds(row: dict, case: str) -> float:
+    return row["seconds"][case]
+
+
+def _between(values: list[float]) -> str:
+    """The least and the greatest of some numbers, rounded; once, if they round to the same."""
+    return " to ".join(dict.fromkeys(f"{value:.0f}" for value in (min(values), max(values))))
 
 
 def _strength_in_words(found: dict) -> str:
     rows = {row["name"]: row for row in found["strength"]}
-    strong, reference = found["strength"][-2:]
-    gaps = [100 * (strong["accuracy"][i] - reference["accuracy"][i]) for i in (0, 3)]
-    blind = [100 * rows[name]["accuracy"][2] for name in found["libraries"]]
+    blind = [_accuracy(rows[name], "standard x 100") for name in found["libraries"]]
     claimed = [100 * value for value in rows[TUTORIAL]["claimed"]]
+    photographs = found["speed"][1]
     return (
-        f"With restarts, ours ends {gaps[0]:+.1f} points from AutoAttack on the standard network and {gaps[1]:+.1f} on "
-        f"the robust one. With the logits multiplied by 1,000 the libraries report a robust accuracy of the standard "
-        f"network of {min(blind):.0f} to {max(blind):.0f} %; ours reports {100 * rows[OURS]['accuracy'][2]:.0f} %. "
-        f"The tutorial's loop by itself, which also attacks images that are none, would report "
-        f"{claimed[0]:.1f} % for the standard network and {claimed[1]:.1f} % for the robust one."
+        f"With the logits multiplied by 100, the libraries report a robust accuracy of the standard network of "
+        f"{_between(blind)} %; ours reports {_accuracy(rows[OURS], 'standard x 100'):.0f} %. "
+        f"The tutorial's loop by itself, which leaves the pixel box, would report {claimed[0]:.1f} % for the standard "
+        f"network and {claimed[1]:.1f} % for the robust one. In the time table at $\\epsilon = 0.1/255$ the contenders "
+        f"fool {_between(list(photographs['fooled'].values()))} of {photographs['examples']} photographs."
     )
 
 
+def _beside_autoattack(rows: list[dict]) -> str:
+    """Our strongest attacks and AutoAttack on the same digits, and what the scale of the logits changes."""
+    *_, restarts, strong, reference = rows
+    alone = {True: [], False: []}
+    for case in PLAIN:
+        pairs = list(zip(strong["wrong"][case], reference["wrong"][case], strict=True))
+        for ours in alone:
+            alone[ours].append(f"{sum(a != b and a == ours for a, b in pairs)}")
+    gaps, left = (
+        [f"{_accuracy(row, case) - _accuracy(reference, case):+.1f}" for case in PLAIN] for row in (strong, restarts)
+    )
+    times = [f"{_seconds(reference, case) / _seconds(strong, case):.1f}" for case in PLAIN]
+    body = [
+        ["robust accuracy, ours minus AutoAttack's (points)", *gaps],
+        ["digits that only ours fools", *alone[True]],
+        ["digits that only AutoAttack fools", *alone[False]],
+        ["AutoAttack's time divided by ours", *times],
+    ]
+    changed = sum(_changed(strong, kind) for kind in ("standard", "robust"))
+    as_long = sum(_seconds(reference, case) for case in PLAIN) / sum(_seconds(strong, case) for case in PLAIN)
+    return (
+        f"{_table(['', *(CASES[case] for case in PLAIN)], body)}\n\n"
+        f"On the two networks together AutoAttack took {as_long:.1f} times as long as ours. Multiplying the logits by "
+        f"100 changes our result of {changed} digits. The row with restarts is {left[0]} points from AutoAttack on the "
+        f"standard network and {left[1]} on the robust one."
+    )
+
+
+def _changed(row: dict, kind: str) -> int:
+    """The number of digits whose result is not the same with the logits times 100."""
+    return sum(a != b for a, b in zip(*(row["wrong"][f"{kind} x {scale}"] for scale in (1, 100)), strict=True))
+
+
 def _draw(found: dict, path: Path) -> None:
-    """Draw time per step in three panels and strength in a fourth, one row for each contender."""
+    """Draw the time of a step above, the robust accuracy below, a line for each contender."""
     settings = found["speed"]
     names = list(settings[1]["ratios"])
-    accuracy = {row["name"]: row["accuracy"] for row in found["strength"]}
+    rows = [row for row in found["strength"] if row["name"] in names]
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(2, 2, figsize=(9, 6.2), sharey=True, layout="constrained")
-        for axes, setting in zip(grid.flat[:3], settings, strict=True):
-            for i, name in enumerate(names):
-                if name in setting["ratios"]:
-                    values = setting["ratios"][name]
-                    low, _, high = quantiles(values, n=4, method="inclusive")
-                    middle, color = median(values), "C0" if name in (OURS, PREPARED) else "C1"
-                    marker = "o" if name in (OURS, PREPARED) else "s"
-                    axes.plot([low, high], [i, i], color=color, marker="", linewidth=3, alpha=0.5)
-                    axes.plot([middle], [i], color=color, marker=marker, markersize=7)
-                    axes.annotate(f"{middle:.2f}", (middle, i), (0, 7), textcoords="offset points", ha="center", size=9)
-            axes.axvline(1, color="0.4", linestyle="--", linewidth=1)
-            axes.set(title=setting["title"], xlabel="time of a step (plain passes)", xlim=(0, None))
-        axes = grid.flat[3]
-        for i, name in enumerate(names):
-            if name in accuracy:
-                plain, scaled = (100 * accuracy[name][k] for k in (0, 1))
-                axes.plot([plain, scaled], [i, i], color="0.6", marker="", linewidth=1)
-                axes.plot([scaled], [i], color="C1", marker="s", markersize=10, markerfacecolor="none")
-                axes.plot([plain], [i], color="C0", marker="o", markersize=7)
-        axes.plot([], [], color="C0", marker="o", linestyle="", label="logits as they are")
-        axes.plot([], [], color="C1", marker="s", linestyle="", markerfacecolor="none", label="logits × 100")
-        axes.set(title="standard digits network", xlabel="robust accuracy reported (%)", xlim=(0, 100))
-        axes.legend(loc="lower right", fontsize=9)
-        grid[0, 0].set_yticks(range(len(names)), names)
-        grid[0, 0].set_ylim(len(names) - 0.5, -0.7)
+        figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH, 6.4), height_ratios=[len(names), len(rows)])
+        for k, (setting, color, marker) in enumerate(zip(settings, (BLUE, ORANGE, SKY), "os^", strict=True)):
+            ratios = [
+                (i + 0.22 * (k - 1), setting["ratios"][name])
+                for i, name in enumerate(names)
+                if name in setting["ratios"]
+            ]
+            for i, values in ratios:
+                low, middle, high = quantiles(values, n=4, method="inclusive")
+                above.plot([low, high], [i, i], color=color, linewidth=3, alpha=0.4)
+                above.plot([middle], [i], color=color, marker=marker, linestyle="")
+            above.plot([], [], color=color, marker=marker, linestyle="", label=setting["title"])
+        above.axvline(1, color="0.5", linestyle="--", linewidth=1)
+        above.set(xlabel="time of a step (plain passes)", xlim=(0, None), ylim=(len(names) - 0.5, -0.5))
+        above.set_yticks(range(len(names)), [name.replace(", ", ",\n") for name in names])
+        for i, row in enumerate(rows):
+            plain, scaled = (_accuracy(row, f"standard x {scale}") for scale in (1, 100))
+            below.plot([plain, scaled], [i, i], color="0.5", linewidth=1)
+            below.plot([scaled], [i], color=ORANGE, marker="s", markersize=9, fillstyle="none", linestyle="")
+            below.plot([plain], [i], color=BLUE, marker="o", linestyle="")
+        below.plot([], [], color=BLUE, marker="o", linestyle="", label="logits as they are")
+        below.plot([], [], color=ORANGE, marker="s", fillstyle="none", linestyle="", label="logits × 100")
+        below.set(xlabel="robust accuracy, standard network (%)", xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5))
+        below.set_yticks(range(len(rows)), [row["name"] for row in rows])
+        for axes in (above, below):
+            axes.legend(loc="lower left", bbox_to_anchor=(-0.35, 1), ncols=1, fontsize=9)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
+        figure.savefig(path, **SAVED)
         plt.close(figure)

@@ -14,6 +14,7 @@ from networks import random_images, rng
 from torch import Tensor, nn
 
 from helpers.attacks import pgd
+from helpers.risk import adversarial_risk
 
 PAGE = ROOT / "book" / "comparison.md"
 
@@ -67,13 +68,46 @@ def test_every_part_runs_and_only_what_is_between_the_marks_changes(tmp_path: Pa
         for table in ("speed", "strength"):
             row = next(line for line in blocks[table].splitlines() if line.startswith(f"| {name} |"))
             assert len(re.findall(r"\d", row)) > 3, row
-    assert (tmp_path / "images" / "comparison.png").stat().st_size > 10_000
+    for name in (page.STRONG, page.AUTOATTACK):
+        row = next(line for line in blocks["strength"].splitlines() if line.startswith(f"| {name} |"))
+        cells = row.split("|")[2:-1]
+        asked = cells[::2] if name == page.AUTOATTACK else cells  # not with the logits multiplied
+        assert all(re.search(r"\d", cell) for cell in asked), row
+    drawing = (tmp_path / "images" / "comparison.svg").read_text()
+    assert all(part in drawing for part in ("<svg", "figure_1", "axes_2"))
+
+
+def test_our_strongest_attacks_do_not_see_the_scale_of_the_logits():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()
+    network[1].load_state_dict({"weight": torch.randn(3, 12, generator=rng(1)), "bias": torch.zeros(3)})
+    x = random_images(20, (3, 2, 2), torch.float32, rng(0))
+    y = network(x).argmax(1)
+    plain, scaled = (
+        adversarial_risk(compare.Times(network, factor), x, y, 0.1, attacks=compare.strongest(10, 4)).each
+        for factor in (1, 128)
+    )
+    assert plain.any() and torch.equal(plain, scaled)
+
+
+def test_the_rows_are_compared_digit_by_digit():
+    def row(*wrong: bool, seconds: float = 1.0) -> dict:
+        return {"wrong": dict.fromkeys(page.CASES, wrong), "seconds": dict.fromkeys(page.CASES, seconds)}
+
+    ours, theirs = row(True, True, False, False), row(True, False, True, True, seconds=20.0)
+    ours["wrong"]["robust x 1"] = (True, True, False, True)
+    lines = [line.split(" | ")[1:] for line in page._beside_autoattack([ours, ours, theirs]).splitlines()]
+    assert lines[2] == ["+25.0", "+0.0 |"]
+    assert lines[3] == ["1", "1 |"] and lines[4] == ["2", "1 |"]
+    assert lines[5] == ["20.0", "20.0 |"]
+    assert "took 20.0 times as long" in page._beside_autoattack([ours, ours, theirs])
+    assert "changes our result of 1 digits" in page._beside_autoattack([ours, ours, theirs])
+    assert page._between([94.2, 94.4]) == "94" and page._between([92.4, 94.4]) == "92 to 94"
 
 
 def test_a_page_without_marks_is_refused(tmp_path: Path):
     path = tmp_path / "page.md"
     path.write_text("Nothing to replace.")
-    where = {"processor": "", "threads": 1, "system": "", "packages": {}, "date": ""}
+    where = {"processor": "", "threads": 1, "system": "", "packages": {}, "date": "", "load": []}
     found = {"machine": where, "speed": [{"title": "", "ratios": {"ours": [1.0, 2.0]}}] * 2, "peaks": {}}
     with pytest.raises(ValueError, match="must have the marks <!-- begin: gpu -->"):
         page.write(found, path)
@@ -81,6 +115,6 @@ def test_a_page_without_marks_is_refused(tmp_path: Path):
 
 def test_the_page_in_the_book_was_measured():
     blocks = dict(re.findall(r"(?s)<!-- begin: (.+?) -->\n(.*?)<!-- end: \1 -->", PAGE.read_text()))
-    assert len(blocks) == 7 and {name for name, content in blocks.items() if not content.strip()} <= {"gpu"}
+    assert {name for name, content in blocks.items() if not content.strip()} <= {"gpu"}
     assert "`make bench` writes this" not in PAGE.read_text(), "run `make bench`"
-    assert (PAGE.parent / "images" / "comparison.png").is_file()
+    assert (PAGE.parent / "images" / "comparison.svg").is_file()
