@@ -40,7 +40,6 @@ def _processor() -> str:
 
 def write(found: dict, path: Path) -> None:
     """Replace what stands between the marks of the page, and the figure beside it."""
-    text = path.read_text(encoding="utf-8")
     if "error_only" in found:
         blocks = {
             "machine": _machine(found["machine"]),
@@ -54,6 +53,12 @@ def write(found: dict, path: Path) -> None:
         _draw(found, path.parent / "images" / "comparison.svg")
     else:
         blocks = {"gpu": f"## On a GPU\n\n{_machine(found['machine'])}\n\n{_speed(found)}"}
+    fill(path, blocks)
+
+
+def fill(path: Path, blocks: dict[str, str]) -> None:
+    """Put each text between the marks of its name on the page."""
+    text = path.read_text(encoding="utf-8")
     for name, content in blocks.items():
         begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
         if text.count(begin) != 1 or text.count(end) != 1:
