@@ -333,6 +333,22 @@ def test_networks_are_compared_each_under_its_own_attack(clock):
     assert figure.words.value == f"eps 0.01, digit 1 large. Wrong, of 12 digits: {', '.join(wrong)}."
 
 
+def test_what_an_attack_sees_is_nothing_behind_a_rounding(clock):
+    images = torch.rand(2, 1, 8, 8, generator=rng(2))
+    network = random_network((1, 8, 8), 3, torch.float32, rng(0))
+    y = network(images.round()).argmax(1)
+    models = {"network": network, "rounded": lambda x: network(x.round())}
+    figure = widgets.gradient_explorer(models, images, y, 0.1, steps=4)
+    behind = [frame for wish, frame in figure.frames.items() if wish[0] == "rounded"]
+    assert len(behind) == 2 * 3 and all("The gradient is zero." in frame.words for frame in behind)
+    assert all("Margin" in frame.words for wish, frame in figure.frames.items() if wish[0] == "network")
+    figure.controls["step"].value = 3  # not stored: drawn by the kernel
+    clock.fire().result(30)
+    trace = []
+    pgd(network, images, y, 0.1, steps=4, keep="last", trace=trace)
+    assert f"the model says {int(trace[3].logits[0].argmax())}." in figure.words.value
+
+
 def test_every_slope_gives_a_bound_and_few_prove(clock):
     figure = widgets.slope_explorer()
     said = {

@@ -327,6 +327,21 @@ def attack_frame(x: Tensor, delta: Tensor, logits: Tensor, y: int, names: Sequen
     )
 
 
+def gradient_frame(image: Tensor, grad: Tensor, alt: str) -> str:
+    """Return an attacked digit and the gradient there, side by side, as HTML: mid-grey is 0, the scale its own.
+
+    Args:
+        image, grad: (1, H, W). alt: the state in words.
+    """
+    largest = grad.abs().max()
+    shown = 0.5 + 0.5 * grad / largest if largest > 0 else torch.full_like(grad, 0.5)
+    shown = (7 * shown).round() / 7  # few levels make a small file
+    return _row(
+        _captioned(html_picture(image, f"The attacked digit. {alt}", kind="png"), "x + delta"),
+        _captioned(html_picture(shown, "The gradient at this point.", kind="png"), "the gradient there"),
+    )
+
+
 def digits_frame(images: Tensor, said: Tensor, y: Tensor, names: Sequence[str]) -> str:
     """Return a row of digits for each network, with what that network says about them, as HTML.
 

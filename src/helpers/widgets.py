@@ -1,6 +1,7 @@
 """The interactive figures: they work in Jupyter, in Colab and, with no kernel, on the book's site."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
 from typing import Any
@@ -9,11 +10,19 @@ import ipywidgets
 import torch
 from torch import Tensor, nn
 
-from helpers.attacks import Iterate, pgd
+from helpers.attacks import AttackWarning, Iterate, gradient, margin, pgd, soft_margin
 from helpers.data import PHOTOGRAPHS, load_image, photograph
 from helpers.explorer import Explorer, Frame, failure
 from helpers.models import NormalizedModel
-from helpers.plots import attack_frame, digits_frame, guess_frame, search_frame, slopes_frame, training_frame
+from helpers.plots import (
+    attack_frame,
+    digits_frame,
+    gradient_frame,
+    guess_frame,
+    search_frame,
+    slopes_frame,
+    training_frame,
+)
 from helpers.training import History
 
 
@@ -135,6 +144,45 @@ def target_chooser(model: NormalizedModel, x: Tensor, y: Tensor, targets: Sequen
     classes = ipywidgets.Dropdown(options=[option[1:] for option in names], value=targets[0], description="target")
     controls = {"target": classes, "step": _slider("step", range(21), 20)}
     return Explorer(draw, controls, {"target": targets, "step": range(0, 21, 5)})
+
+
+def gradient_explorer(
+    models: Mapping[str, Callable[[Tensor], Tensor]], x: Tensor, y: Tensor, eps: float, steps: int = 8
+) -> Explorer:
+    """Return a figure of l-inf PGD on digits through several models: choose the model, the digit and the step.
+
+    Beside the attacked digit is the gradient that the attack sees there, and below what the model says.
+
+    Args:
+        models: functions of images that return logits, by name, such as a defence and what stands in for it.
+        x: (N, 1, H, W), values in [0, 1]: the digits to choose from. y: (N,), the true classes.
+        eps: the budget, in pixel units from 0 to 1. steps: of the attack, each 2.5 * eps / steps long.
+    """
+
+    @lru_cache(maxsize=8)
+    def path(name: str) -> list[tuple[Iterate, Tensor]]:
+        seen = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AttackWarning)  # the picture shows it
+            for at in _path(models[name], x, y, eps, steps=steps, keep="last"):
+                point = (x + at.delta).requires_grad_()
+                seen.append((at, gradient(soft_margin(models[name](point), y), point)))
+        return seen
+
+    def draw(model: str, digit: int, step: int) -> Frame:
+        at, grad = path(model)[step]
+        said, size = int(at.logits[digit].argmax()), grad[digit].abs().max().item()
+        words = f"Step {step}: it is a {int(y[digit])}, and the model says {said}. "
+        words += "The gradient is zero." if size == 0 else f"Margin {margin(at.logits, y)[digit]:+.1f}."
+        return Frame(gradient_frame((x + at.delta)[digit], grad[digit], words), words)
+
+    controls = {
+        "model": ipywidgets.Dropdown(options=list(models), description="the attack sees"),
+        "digit": _slider("digit", [(str(k + 1), k) for k in range(len(x))], 0),
+        "step": _slider("step", range(steps + 1), steps),
+    }
+    stored = {"model": list(models), "digit": range(len(x)), "step": range(0, steps + 1, 2)}
+    return Explorer(draw, controls, stored, play="step")
 
 
 def compare_networks(

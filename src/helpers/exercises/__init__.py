@@ -12,19 +12,23 @@ from helpers.exercises.chapter_3 import check_pgd_step, check_project, check_sma
 from helpers.exercises.chapter_4 import check_difference, check_least_likely, check_success
 from helpers.exercises.chapter_5 import check_danskin, check_robust_step, check_trades_loss
 from helpers.exercises.chapter_6 import check_distance, check_robust_gaussian, check_support_l1
+from helpers.exercises.chapter_7 import MysteryDefence, check_eleventh, check_mystery, check_straight_through
 from helpers.exercises.chapter_8 import check_interval_layer, check_proved_by_any, check_relax_relu
 
 __all__ = [
     "Case",
+    "MysteryDefence",
     "check",
     "check_coverage",
     "check_cross_entropy",
     "check_danskin",
     "check_difference",
     "check_distance",
+    "check_eleventh",
     "check_eps_in_normalized_units",
     "check_interval_layer",
     "check_least_likely",
+    "check_mystery",
     "check_pgd_step",
     "check_project",
     "check_proved_by_any",
@@ -34,6 +38,7 @@ __all__ = [
     "check_robust_step",
     "check_smallest_eps",
     "check_softmax",
+    "check_straight_through",
     "check_success",
     "check_support_l1",
     "check_trades_loss",
