@@ -20,6 +20,7 @@ from torch import nn
 
 from helpers import widgets
 from helpers.attacks import pgd
+from helpers.exact import Look
 from helpers.explorer import Explorer, Frame
 from helpers.models import NormalizedModel
 from helpers.training import History, train
@@ -365,6 +366,20 @@ def test_every_slope_gives_a_bound_and_few_prove(clock):
     figure.controls["first"].value, figure.controls["second"].value = 0.45, 0.4  # not stored: drawn by the kernel
     clock.fire().result()
     assert "slopes 0.45 and 0.4" in figure.words.value
+
+
+def test_a_search_is_shown_stage_by_stage_and_ends_with_its_verdict():
+    proved = [Look(3, 9, 2, 1.5, -2.0), Look(3, 13, 1, 0.25, -1.0), Look(3, 15, 0, -0.5, -1.0)]
+    figure = widgets.tree_explorer({"digit 3": proved, "digit 5": [Look(5, 9, 0, 2.0, 0.125)]})
+    words = {wish: frame.words for wish, frame in figure.frames.items()}
+    assert words["digit 3", 0] == (
+        "digit 3, 0 nodes: the largest margin is at least -2.00 and at most 1.50. Not decided yet."
+    )
+    assert words["digit 3", 5].endswith("15 nodes: the largest margin is at least -1.00 and at most -0.50. Proved.")
+    assert words["digit 5", 5].endswith("at least 0.12 and at most 2.00. Broken.")
+    assert figure.frames["digit 3", 5].html.count("<circle") == 2 * 4
+    with pytest.raises(ValueError, match="searches must hold at least one look"):
+        widgets.tree_explorer({"digit 3": []})
 
 
 def png(color: str) -> bytes:

@@ -409,6 +409,36 @@ def search_frame(tried: Sequence[tuple[float, bool]], ends: tuple[float, float],
     return _captioned(_svg(330, 76, alt, "".join(parts)), "eps in grey levels; a full dot: the model is fooled")
 
 
+def tree_frame(looks: Sequence[tuple[int, float, float]], shown: int, alt: str) -> str:
+    """Return how the two ends of the largest margin approach each other while a tree grows, as SVG.
+
+    Args:
+        looks: nodes so far, the bound from above and the best value from below. shown: how many looks are drawn.
+        alt: the figure in words.
+    """
+    most = max(nodes for nodes, _, _ in looks)
+    ends = [value for _, upper, lower in looks for value in (upper, lower)]
+    top, bottom = max(*ends, 0.0), min(*ends, 0.0)
+
+    def place(nodes: int, value: float) -> str:
+        return f"{40 + 270 * nodes / most:.1f},{20 + 130 * (top - value) / max(top - bottom, 1e-9):.1f}"
+
+    zero = place(0, 0.0).split(",")[1]
+    parts = [
+        f'<path d="M40 {zero}h270" stroke="currentColor" stroke-opacity="0.5" stroke-dasharray="4 4"/>',
+        f'<text x="34" y="{float(zero) + 5:.1f}" text-anchor="end">0</text>',
+    ]
+    for which, color, marker in ((1, BLUE, "above"), (2, ORANGE, "below")):
+        points = [place(look[0], look[which]) for look in looks[:shown]]
+        line = f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}" stroke-width="3"/>'
+        dots = "".join(
+            f'<circle cx="{x}" cy="{y}" r="3.5" fill="{color}"/>' for x, y in (point.split(",") for point in points)
+        )
+        parts.append(f"<g><title>{marker}</title>{line}{dots}</g>")
+    parts.append(f'<text x="310" y="176" text-anchor="end">{most} nodes</text><text x="40" y="176">0</text>')
+    return _captioned(_svg(330, 182, alt, "".join(parts)), "largest margin: blue from above, orange from below")
+
+
 def slopes_frame(
     eps: float,
     network: Callable[[Tensor], Tensor],

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from helpers.attacks import AttackWarning, Iterate, gradient, margin, pgd, soft_margin
 from helpers.data import PHOTOGRAPHS, load_image, photograph
+from helpers.exact import Look
 from helpers.explorer import Explorer, Frame, failure
 from helpers.models import NormalizedModel
 from helpers.plots import (
@@ -22,6 +23,7 @@ from helpers.plots import (
     search_frame,
     slopes_frame,
     training_frame,
+    tree_frame,
 )
 from helpers.training import History
 
@@ -266,6 +268,39 @@ def slope_explorer() -> Explorer:
         "second": _slider("slope 2", steps, 0.0),
     }
     return Explorer(draw, controls, {"eps": (0.6, 0.8, 1.0), "first": steps[::4], "second": steps[::4]})
+
+
+def tree_explorer(searches: Mapping[str, Sequence[Look]]) -> Explorer:
+    """Return a figure of branch and bound: choose an image, and watch the two ends of its largest margin.
+
+    Args:
+        searches: by the image's name, what `helpers.exact.decide` appended to its `trace` for it, in order.
+
+    Raises:
+        ValueError: there is no search, or one without a look.
+    """
+    if not searches or not all(searches.values()):
+        raise ValueError(f"searches must hold at least one look for each image; got {dict(searches)}")
+    looks = {
+        name: [(0, trace[0].upper, trace[0].lower), *(look[1:2] + look[3:] for look in trace)]
+        for name, trace in searches.items()
+    }
+    stages = 6
+
+    def draw(image: str, stage: int) -> Frame:
+        steps = looks[image]
+        shown = 1 + round((len(steps) - 1) * stage / (stages - 1))
+        nodes, upper, lower = steps[shown - 1]
+        words = f"{image}, {nodes} nodes: the largest margin is at least {lower:.2f} and at most {upper:.2f}. "
+        words += "Broken." if lower > 0 else "Proved." if upper < 0 else "Not decided yet."
+        return Frame(tree_frame(steps, shown, words), words)
+
+    names = list(looks)
+    controls = {
+        "image": ipywidgets.Dropdown(options=names, value=names[0], description="image"),
+        "stage": _slider("search", [(str(k), k) for k in range(stages)], 0),
+    }
+    return Explorer(draw, controls, {"image": names, "stage": range(stages)}, play="stage")
 
 
 class Photograph(Explorer):

@@ -14,11 +14,13 @@ from helpers.exercises.chapter_5 import check_danskin, check_robust_step, check_
 from helpers.exercises.chapter_6 import check_distance, check_robust_gaussian, check_support_l1
 from helpers.exercises.chapter_7 import MysteryDefence, check_eleventh, check_mystery, check_straight_through
 from helpers.exercises.chapter_8 import check_interval_layer, check_proved_by_any, check_relax_relu
+from helpers.exercises.chapter_9 import check_both_ends, check_two_cases
 
 __all__ = [
     "Case",
     "MysteryDefence",
     "check",
+    "check_both_ends",
     "check_coverage",
     "check_cross_entropy",
     "check_danskin",
@@ -42,6 +44,7 @@ __all__ = [
     "check_success",
     "check_support_l1",
     "check_trades_loss",
+    "check_two_cases",
     "check_worst_margin_l2",
     "progress",
 ]
