@@ -179,7 +179,7 @@ def gradient_explorer(
         return Frame(gradient_frame((x + at.delta)[digit], grad[digit], words), words)
 
     controls = {
-        "model": ipywidgets.Dropdown(options=list(models), description="the attack sees"),
+        "model": ipywidgets.Dropdown(options=list(models), description="model"),
         "digit": _slider("digit", [(str(k + 1), k) for k in range(len(x))], 0),
         "step": _slider("step", range(steps + 1), steps),
     }
