@@ -54,6 +54,7 @@ colab: $(ENV) ## rehearse a start in Colab, a part of test (CHAPTERS="01_notatio
 
 bench: $(PEERS) ## time our attacks beside the libraries and rewrite book/comparison.md (DEVICE=cuda for its GPU table)
 	PYTHONPATH=_build/libraries python benchmarks/compare.py --device $(DEVICE)
+	[ $(DEVICE) != cpu ] || PYTHONPATH=_build/libraries python benchmarks/bounds.py
 
 audit: book node_modules/.audit ## measure every page with Lighthouse, as a phone on a slow network sees it; fails over budget
 	node tools/audit.mjs

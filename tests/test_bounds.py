@@ -12,9 +12,11 @@ from networks import SEEDS, cases, random_images, rng
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
+from helpers import bounds
 from helpers.attacks import pgd
 from helpers.bounds import (
     METHODS,
+    Layer,
     box,
     hidden_layers,
     interval_bounds,
@@ -112,6 +114,32 @@ def test_rounding_never_brings_a_bound_in_float32_below_the_one_in_float64(kind,
         fine = upper_margins(exact, x.double(), y, eps, method=method)
         assert (rough >= fine).all()
         assert (rough - fine)[rough.isfinite()].max() < 1e-3
+
+
+@cases(12)
+@given(st.sampled_from(KINDS), SEEDS, st.sampled_from([0.01, 0.1, 0.4]))
+def test_the_room_for_rounding_is_more_than_is_needed(kind, seed, eps):
+    made, x, _ = problem(kind, seed, torch.float32)
+    exact = copy.deepcopy(made).double()
+    (low, high), rows, image = box(x, eps), torch.eye(3).repeat(len(x), 1), torch.arange(len(x)).repeat_interleave(3)
+    layers = hidden_layers(pieces(made), low, high)
+    same = [Layer(*(values.double() for values in layer)) for layer in layers]
+    fine = upper_bounds(pieces(exact), low.double(), high.double(), same, rows.double(), image)
+    with_room = upper_bounds(pieces(made), low, high, layers, rows, image).double() - fine
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "ROUNDING", 0)
+        error = upper_bounds(pieces(made), low, high, layers, rows, image).double() - fine
+    assert (with_room - error >= 1.5 * error.abs()).all()
+
+
+def test_bounds_do_not_depend_on_the_layout_of_memory_or_on_the_rest_of_the_batch():
+    made, x, y = problem("convolutional", 3, torch.float32, n=40)
+    found = upper_margins(made, x, y, 0.2)
+    other = made.to(memory_format=torch.channels_last)
+    laid_out = upper_margins(other, x.contiguous(memory_format=torch.channels_last), y, 0.2)
+    one_by_one = torch.cat([upper_margins(made, x[i : i + 1], y[i : i + 1], 0.2) for i in range(len(x))])
+    for again in (laid_out, one_by_one):
+        assert torch.allclose(again, found, atol=1e-4)
 
 
 # -------------------------------------------------------------------------------------------------------- in order
@@ -227,8 +255,8 @@ def test_bounds_are_those_of_bound_propagation(seed, method):
     else:
         found = call(region).concretize()
         rows, image = torch.eye(3, dtype=x.dtype).repeat(len(x), 1), torch.arange(len(x)).repeat_interleave(3)
-        above, below = upper_bounds(parts, low, high, layers, rows, image, both=True).chunk(2)
-        lower, upper = -below.view(-1, 3), above.view(-1, 3)
+        upper = upper_bounds(parts, low, high, layers, rows, image).view(-1, 3)
+        lower = -upper_bounds(parts, low, high, layers, -rows, image).view(-1, 3)
     for ours, other in ((lower, found.lower), (upper, found.upper)):
         assert torch.allclose(ours, other, atol=1e-5)
 
