@@ -32,7 +32,7 @@ def clock(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
 
 
 def matrices(network: nn.Module, x: Tensor) -> nn.Sequential:
-    """Return the network with a matrix for each affine part: what bound-propagation, which has no convolution, takes."""
+    """Return the network with a matrix for each affine part: bound-propagation has no convolution."""
     layers: list[nn.Module] = []
     for part in pieces(network):
         zero = torch.zeros_like(x[:1])
@@ -134,8 +134,8 @@ def main() -> None:
     open_ = (right & (upper_margins(small, x, y, 0.1) >= 0).any(1)).nonzero()[:hard, 0]
     rows, words = exact(small, x[open_], y[open_], 0.1, 60.0)
     blocks.append(
-        f"**Exact answers, the small network, $\\epsilon = 0.1$: the first {len(open_)} digits that neither PGD breaks nor "
-        "CROWN proves**"
+        f"**Exact answers, the small network, $\\epsilon = 0.1$: the first {len(open_)} digits that neither PGD breaks "
+        "nor CROWN proves**"
     )
     header = ["", "branch and bound", "seconds", f"HiGHS (SciPy {version('scipy')})", "seconds", "programs"]
     blocks += [page._table(header, rows), words]
