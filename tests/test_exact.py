@@ -136,6 +136,26 @@ def test_optimised_bounds_of_the_root_are_between_crown_and_the_truth():
 # ---------------------------------------------------------------------------------------------- what is not as expected
 
 
+def test_the_split_is_a_relu_that_is_not_split_yet_and_how_it_is_chosen_changes_no_verdict():
+    network, x, y = tiny(3)
+    relaxed = Relaxed(pieces(network), *box(x[:1], 0.4))
+    rows, (multipliers, signs) = torch.eye(3), relaxed.start(3)
+    *_, gaps = relaxed.bound(rows, multipliers, signs, 2)
+    assert gaps.shape[1] > 3
+    for last in range(gaps.shape[1]):
+        only = torch.full_like(gaps, -1).scatter(1, torch.full((3, 1), last), 0)
+        assert relaxed.choose(rows, multipliers, signs, only, 8).tolist() == [last] * 3
+    halves = {}
+    for tries in (1, 8):  # what was tried is at least as good as the first that comes to mind
+        neuron = relaxed.choose(rows, multipliers, signs, gaps, tries)[:, None]
+        both = [
+            relaxed.backward(rows, multipliers.scatter(1, neuron, 0), signs.scatter(1, neuron, s))[0] for s in (1, -1)
+        ]
+        halves[tries] = sum(bound.clamp(min=0) for bound in both)
+    assert (halves[8] <= halves[1] + 1e-5).all()
+    assert decide(network, x, y, 0.4, tries=8).verdict == decide(network, x, y, 0.4, tries=1).verdict
+
+
 def test_a_misread_image_is_decided_at_once_and_by_itself():
     network, x, y = tiny(0)
     wrong = (y + 1) % 3

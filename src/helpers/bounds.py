@@ -237,26 +237,23 @@ def optimised_bounds(
     return best
 
 
-def hidden_layers(
-    parts: list[nn.Sequential], low: Tensor, high: Tensor, *, crown: bool = True, steps: int = 0
-) -> list[Layer]:
+def hidden_layers(parts: list[nn.Sequential], low: Tensor, high: Tensor, *, crown: bool = True) -> list[Layer]:
     """Return what is known about the outputs of each part over the box: intervals, and the better of them and CROWN.
 
     Args:
         crown: bound by CROWN, too, what intervals leave open, that is, the hidden neurons that may be on either side of
             their ReLU's kink. The others' lines are exact.
-        steps: of optimising the slopes for them.
     """
     layers: list[Layer] = []
     for i, part in enumerate(parts):
         before = (layers[-1].low.relu(), layers[-1].high.relu()) if layers else (low, high)
         layers.append(interval_step(part, *before))
         if crown and 0 < i < len(parts) - 1:
-            layers[-1] = _tighten(parts[: i + 1], low, high, layers, steps)
+            layers[-1] = _tighten(parts[: i + 1], low, high, layers)
     return layers
 
 
-def _tighten(parts: list[nn.Sequential], low: Tensor, high: Tensor, layers: list[Layer], steps: int) -> Layer:
+def _tighten(parts: list[nn.Sequential], low: Tensor, high: Tensor, layers: list[Layer]) -> Layer:
     """Return the last of the layers with better bounds of its open neurons.
 
     The first step back, through the last part, is the same for all images and for both signs: it is taken once.
@@ -273,8 +270,7 @@ def _tighten(parts: list[nn.Sequential], low: Tensor, high: Tensor, layers: list
         groups = pairs.split([n for n in pairs[:, 0].bincount().tolist() if n]) if many else [pairs]
         for image, row in (part.T for group in groups for part in group.split(GROUP // 2)):
             rows, whose = torch.cat([back[row], -back[row]]), image[:1] if many else torch.cat([image, image])
-            found = optimised_bounds(*rest, rows, whose, steps=steps) if steps else upper_bounds(*rest, rows, whose)
-            above, below = found.chunk(2)
+            above, below = upper_bounds(*rest, rows, whose).chunk(2)
             at = image, neurons[row]
             margin = _rounding(sizes[at])
             highs[at] = highs[at].minimum(constant[row] + above + margin)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from scipy import optimize, sparse
 from torch import Tensor, nn
-from torch.func import jacrev, vjp
+from torch.func import jacrev, vjp, vmap
 
 from helpers._validation import check_classes, check_count, check_images, check_labels, check_logits, check_number
 from helpers.attacks import frozen, margin, pgd
@@ -29,6 +29,7 @@ from helpers.perturbations import Linf
 from helpers.risk import Attack
 
 Verdict = Literal["proved", "broken", "unknown"]
+SPLIT = -0.5  # where a ReLU is split its gap is -1, else at least 0, up to rounding
 ROOM = 1e-6  # more than HiGHS' tolerance of 1e-7, within which it may break a condition
 
 
@@ -74,8 +75,8 @@ def decide(
     attack: Attack | None = pgd,
     tolerance: float | None = None,
     batch: int = 64,
-    steps: int = 8,
-    hidden_steps: int = 0,
+    steps: int = 4,
+    tries: int = 4,
     trace: list[Look] | None = None,
 ) -> Decisions:
     """Decide for each image whether some l-inf perturbation within `eps` makes the network say another class than `y`.
@@ -96,8 +97,7 @@ def decide(
         tolerance: if given, do not stop at the sign: go on, also with images that are broken, until the largest margin
             is known to this accuracy, `upper` - `lower`.
         batch: how many nodes are split at a time. steps: of optimising the slopes and multipliers of each node.
-        hidden_steps: of optimising the slopes that bound the hidden neurons of an image that CROWN leaves open. It is
-            worth its time, some seconds, on a convolutional network with a thousand unstable ReLUs.
+        tries: how many ReLUs each node considers for its split; the one with the best halves is taken.
         trace: a list, to which a `Look` is appended after each batch of nodes.
 
     Returns:
@@ -113,7 +113,7 @@ def decide(
     check_number(seconds, "seconds", low=0, high=float("inf"))
     check_count(batch, "batch")
     check_count(steps, "steps", low=0)
-    check_count(hidden_steps, "hidden_steps", low=0)
+    check_count(tries, "tries")
     if tolerance is not None:
         check_number(tolerance, "tolerance", low=0, high=float("inf"), open_low=True)
     parts = pieces(network)
@@ -136,7 +136,7 @@ def decide(
                 if seconds == 0 or (wrong[i] and tolerance is None):
                     continue
                 one = slice(i, i + 1)
-                how = tolerance, batch, steps, hidden_steps
+                how = tolerance, batch, steps, tries
                 for look, point in _search(network, parts, x[one], y[one], eps, lower[i], *how):
                     nodes[i], upper[i], spent[i] = look.nodes, look.upper, time.perf_counter() - begin
                     if point is not None:
@@ -154,26 +154,23 @@ def decide(
 # ------------------------------------------------------------------------------------------- the tree, best bound first
 
 
-def _search(
-    network, parts, x, y, eps, lower, tolerance, batch, steps, hidden_steps
-) -> Iterator[tuple[Look, Tensor | None]]:
+def _search(network, parts, x, y, eps, lower, tolerance, batch, steps, tries) -> Iterator[tuple[Look, Tensor | None]]:
     """Yield, after each batch of nodes, what is known of one image, and the best point if it is a new one."""
     relaxed, allowed = Relaxed(parts, *box(x, eps)), Linf(eps)
     unit = torch.eye(relaxed.classes, dtype=x.dtype, device=x.device)
     targets = unit[torch.arange(len(unit), device=x.device) != y] - unit[y]  # a row for each wrong class
     lower, closed, nodes, numbers = float(lower), -torch.inf, 0, count()
     floor = 0.0 if tolerance is None else lower + tolerance  # what is below it is closed
-    if hidden_steps and (relaxed.bound(targets, *relaxed.start(len(targets)), 0)[0] >= floor).any():
-        relaxed = Relaxed(parts, *box(x, eps), hidden_steps)
     rows, (multipliers, signs) = targets, relaxed.start(len(targets))
     above = rows.new_full((len(rows),), torch.inf)
-    heap: list[tuple] = []  # (minus the bound, number, row, multipliers, signs, the neuron to split next)
+    heap: list[tuple] = []  # (minus the bound, number, row, multipliers, signs, gaps)
     while True:
-        bounds, multipliers, points, split = relaxed.bound(
+        bounds, multipliers, points, gaps = relaxed.bound(
             rows, multipliers, signs, steps if nodes else 4 * steps, floor
         )
-        for i in (split < 0).nonzero()[:, 0].tolist():
-            if bounds[i] >= 0 or tolerance is not None:  # all is split: a linear program is left
+        whole = (gaps > SPLIT).any(1)  # can be split
+        for i in (~whole).nonzero()[:, 0].tolist():
+            if bounds[i] >= 0 or tolerance is not None:  # a linear program is left
                 bounds[i], points[i] = relaxed.solve(rows[i], signs[i], bounds[i], points[i])
         bounds = bounds.minimum(above)  # a half is part of the whole
         nodes += len(rows)
@@ -184,21 +181,29 @@ def _search(
         lower = max(lower, float(margins[best]))
         floor = 0.0 if tolerance is None else lower + tolerance
         for i, bound in enumerate(bounds.tolist()):
-            if bound < floor or split[i] < 0:
+            if bound < floor or not whole[i]:
                 closed = max(closed, bound)
             else:
-                item = (-bound, next(numbers), rows[i], multipliers[i].clone(), signs[i].clone(), int(split[i]))
-                heapq.heappush(heap, item)
+                node = rows[i], multipliers[i].clone(), signs[i].clone(), gaps[i].clone()
+                heapq.heappush(heap, (-bound, next(numbers), *node))
         upper = max(closed, -heap[0][0] if heap else -torch.inf)
         yield Look(0, nodes, len(heap), upper, lower), better
         if upper < floor or not heap:
             return
         some = [heapq.heappop(heap) for _ in range(min(batch, len(heap)))]
         above = rows.new_tensor([-node[0] for node in some]).repeat(2)
-        rows, multipliers, signs = (torch.stack(part) for part in list(zip(*some, strict=True))[2:5])
-        neuron = torch.tensor([[node[5]] for node in some], device=x.device)
+        rows, multipliers, signs, gaps = (torch.stack(part) for part in list(zip(*some, strict=True))[2:])
+        neuron = relaxed.choose(rows, multipliers, signs, gaps, tries)[:, None]
         rows, multipliers = rows.repeat(2, 1), multipliers.scatter(1, neuron, 0).repeat(2, 1)
         signs = torch.cat([signs.scatter(1, neuron, 1), signs.scatter(1, neuron, -1)])
+
+
+class Lines(NamedTuple):
+    """What stands for the unstable ReLUs of a layer in a backward pass: each (B, as many as there are)."""
+
+    own: Tensor  # the coefficient of the ReLU's output
+    line: Tensor  # the slope of the line that was taken
+    height: Tensor  # and its value at 0
 
 
 class Relaxed:
@@ -206,13 +211,11 @@ class Relaxed:
 
     Args:
         parts: the affine parts, as `bounds.pieces` returns them. low, high: (1, ...), the range of each pixel.
-        steps: of optimising the slopes with which the hidden neurons are bounded.
     """
 
-    def __init__(self, parts: list[nn.Module], low: Tensor, high: Tensor, steps: int = 0) -> None:
-        *hidden, logits = self.layers = hidden_layers(parts, low, high, steps=steps)
+    def __init__(self, parts: list[nn.Module], low: Tensor, high: Tensor) -> None:
+        *hidden, logits = self.layers = hidden_layers(parts, low, high)
         self.parts, self.low, self.high, self.classes = parts, low, high, logits.low.shape[1]
-        self.inputs = [low, *(layer.low for layer in hidden)]
         self.unstable = [((layer.low < 0) & (layer.high > 0)).flatten().nonzero()[:, 0] for layer in hidden]
         self.ends = [
             (layer.low.flatten()[which], layer.high.flatten()[which])
@@ -220,12 +223,45 @@ class Relaxed:
         ]
         self.on = [(layer.low >= 0).flatten().to(low) for layer in hidden]  # the ReLUs that are always the identity
         self.sizes = [len(which) for which in self.unstable]
+        inputs = [low, *(layer.low for layer in hidden)]
+        self.steps_back = [vjp(part, torch.zeros_like(like)) for part, like in zip(parts, inputs, strict=True)]
 
     def start(self, n: int) -> tuple[Tensor, Tensor]:
         """Return CROWN's slopes, (n, U), one for each of the U unstable ReLUs, and signs (n, U), all of them 0."""
         steep = [(high > -low).to(low) for low, high in self.ends]
         slopes = torch.cat([*steep, self.low.new_zeros(0)]).repeat(n, 1)
         return slopes, torch.zeros_like(slopes, dtype=torch.int8)
+
+    def backward(self, rows: Tensor, multipliers: Tensor, signs: Tensor) -> tuple[Tensor, Tensor, list[Lines]]:
+        """Return the bounds (B,), the points (B, ...) where they are reached, and the lines of each ReLU layer.
+
+        Args:
+            rows: (B, K). multipliers: (B, U), for each unstable ReLU the slope of its lower line; where it is split,
+                the multiplier of "its input has this sign". signs: (B, U), 1 or -1 where it is split, else 0.
+        """
+        # By layers from here on: tuples of the columns that belong to each.
+        free, sign = ((signs == 0).split(self.sizes, 1), signs.to(rows).split(self.sizes, 1))
+        value = multipliers.split(self.sizes, 1)
+        coefficients, total, size, lines = rows, 0.0, 0.0, []
+        for i in reversed(range(len(self.parts))):
+            bias, pull = self.steps_back[i]
+            size = size + coefficients.abs().flatten(1) @ self.layers[i].size.flatten()
+            total = total + coefficients.flatten(1) @ bias.flatten()
+            coefficients = vmap(lambda row, pull=pull: pull(row)[0])(coefficients[:, None])[:, 0]
+            if i > 0:
+                flat, (low, high) = coefficients.flatten(1), self.ends[i - 1]
+                own, slope = flat[:, self.unstable[i - 1]], high / (high - low)
+                line = torch.where(own > 0, slope, value[i - 1]).where(free[i - 1], sign[i - 1].clamp(min=0))
+                height = torch.where(free[i - 1] & (own > 0), -slope * low, 0.0)
+                total = total + (own * height).sum(1)
+                flat = flat * self.on[i - 1]
+                flat[:, self.unstable[i - 1]] = own * line + sign[i - 1] * value[i - 1]
+                coefficients = flat.view_as(coefficients)
+                lines.append(Lines(own, line, height))
+        points = torch.where(coefficients > 0, self.high, self.low)
+        size = size + (coefficients.abs() * points).flatten(1).sum(1)
+        bounds = total + (coefficients * points).flatten(1).sum(1)
+        return bounds + ROUNDING * torch.finfo(size.dtype).eps * size, points, lines[::-1]
 
     def bound(
         self, rows: Tensor, multipliers: Tensor, signs: Tensor, steps: int, floor: float = -math.inf, lr: float = 0.25
@@ -236,55 +272,23 @@ class Relaxed:
         autograd: it is the input of the neuron, times its coefficient, where the *relaxed* network is at its maximum.
 
         Args:
-            rows: (B, K). multipliers: (B, U), for each unstable ReLU the slope of its lower line; where it is split,
-                the multiplier of "its input has this sign". signs: (B, U), 1 or -1 where it is split, else 0.
+            rows, multipliers, signs: as in `backward`.
 
         Returns:
             The bounds (B,); the multipliers they came from; the points (B, ...) where the relaxed networks are at their
-            maximum; and the unstable ReLU (B,) by which each of them cheats most there, -1 where all are split.
+            maximum; and by how much each unstable ReLU cheats there, (B, U), -1 where it is split.
         """
-        pulls = [
-            vjp(part, torch.zeros_like(like).expand(len(rows), *like.shape[1:]))
-            for part, like in zip(self.parts, self.inputs, strict=True)
-        ]
-        biases = [part(torch.zeros_like(like)) for part, like in zip(self.parts, self.inputs, strict=True)]
         values, best = multipliers.clone(), torch.full_like(rows[:, 0], torch.inf)
-        adam, split, sign = torch.optim.Adam([values], lr=lr), signs != 0, signs.to(rows)
-        # By layers from here on: tuples of the columns that belong to each.
-        free = (~split).split(self.sizes, 1)
-        is_on, sign = (signs > 0).to(rows).split(self.sizes, 1), sign.split(self.sizes, 1)
+        adam, split = torch.optim.Adam([values], lr=lr), signs != 0
+        free, sign = ((~split).split(self.sizes, 1), signs.to(rows).split(self.sizes, 1))
         for step in range(steps + 1):
-            value = values.split(self.sizes, 1)
-            # Backwards: the coefficients of the image, and a constant.
-            coefficients, total, size, trail = rows, 0.0, 0.0, []
-            for i in reversed(range(len(self.parts))):
-                size = size + coefficients.abs().flatten(1) @ self.layers[i].size.flatten()
-                total = total + coefficients.flatten(1) @ biases[i].flatten()
-                coefficients = pulls[i][1](coefficients)[0]
-                if i > 0:
-                    flat, (low, high) = coefficients.flatten(1), self.ends[i - 1]
-                    own, slope = flat[:, self.unstable[i - 1]], high / (high - low)
-                    upper_line = free[i - 1] & (own > 0)
-                    line = torch.where(free[i - 1], torch.where(own > 0, slope, value[i - 1]), is_on[i - 1])
-                    height = torch.where(upper_line, -slope * low, 0.0)
-                    total = total + (own * height).sum(1)
-                    flat = flat * self.on[i - 1]
-                    flat[:, self.unstable[i - 1]] = own * line + torch.where(
-                        free[i - 1], 0.0, sign[i - 1] * value[i - 1]
-                    )
-                    coefficients = flat.view_as(coefficients)
-                    trail.append((own, line, height))
-            points = torch.where(coefficients > 0, self.high, self.low)
-            size = size + (coefficients.abs() * points).flatten(1).sum(1)
-            bounds = total + (coefficients * points).flatten(1).sum(1)
-            bounds = bounds + ROUNDING * torch.finfo(size.dtype).eps * size
+            bounds, points, lines = self.backward(rows, values, signs)
             better = bounds < best
             best = torch.where(better, bounds, best)
             multipliers = torch.where(better[:, None], values, multipliers)
             # Forwards, from the point where that is largest, through the lines that were used.
-            state, grads, gaps = points, [], []
-            for i in range(len(self.parts) - 1):
-                own, line, height = trail[-1 - i]
+            state, grads, gaps = points, [torch.zeros_like(values[:, :0])], [torch.zeros_like(values[:, :0])]
+            for i, (own, line, height) in enumerate(lines):
                 inputs = self.parts[i](state)
                 flat = inputs.flatten(1)
                 at = flat[:, self.unstable[i]]
@@ -301,10 +305,22 @@ class Relaxed:
                 adam.step()
                 values.clamp_(min=0)
                 values.copy_(torch.where(split, values, values.clamp(max=1)))
-        if not values.shape[1]:
-            return best, multipliers, points, torch.full_like(signs.sum(1), -1, dtype=torch.int64)
-        gap, worst = torch.cat(gaps, 1).max(1)
-        return best, multipliers, points, torch.where(gap > -0.5, worst, -1)
+        return best, multipliers, points, torch.cat(gaps, 1)
+
+    def choose(self, rows: Tensor, multipliers: Tensor, signs: Tensor, gaps: Tensor, tries: int) -> Tensor:
+        """Return the unstable ReLU (B,) to split in each node; there must be one.
+
+        Of the `tries` that cheat most, by `gaps` as `bound` returns them, it is the one whose two halves, with the
+        multipliers as they are, have the smallest sum of bounds, where a half below 0 counts as 0.
+        """
+        gap, neurons = gaps.topk(min(tries, gaps.shape[1]), 1)
+        n, each = neurons.shape
+        some = neurons.reshape(-1, 1)
+        signs, values = signs.repeat_interleave(each, 0), multipliers.repeat_interleave(each, 0).scatter(1, some, 0)
+        halves = torch.cat([signs.scatter(1, some, sign) for sign in (1, -1)])
+        bounds, *_ = self.backward(rows.repeat_interleave(each, 0).repeat(2, 1), values.repeat(2, 1), halves)
+        total = bounds.clamp(min=0).view(2, n, each).sum(0).masked_fill(gap <= SPLIT, torch.inf)
+        return neurons.gather(1, total.argmin(1, keepdim=True))[:, 0]
 
     def solve(self, row: Tensor, signs: Tensor, bound: Tensor, point: Tensor) -> tuple[float, Tensor]:
         """Return the largest <row, logits> and where it is if every unstable ReLU is split: a linear program (HiGHS).
