@@ -18,10 +18,10 @@ def by_center(W, b, low, high, factor=1.0, absolute=True):
     return torch.stack([middle - reach, middle + reach])
 
 
-def relax_relu(c, low, high, clamp=True):
+def relax_relu(c, low, high, clamp=True, least=1e-30):
     if clamp:
         low, high = low.clamp(max=0), high.clamp(min=0)
-    upper, lower = high / (high - low), (high > -low).to(c)
+    upper, lower = high / (high - low).clamp(min=least), (high > -low).to(c)
     t = -(c.clamp(min=0) * upper * low).sum()
     return torch.cat([c.clamp(min=0) * upper + c.clamp(max=0) * lower, t[None]])
 
@@ -87,6 +87,7 @@ WRONG = [
     ("check_relax_relu", no_constant, "does not go through 0"),
     ("check_relax_relu", wrong_sign, "The sign of t"),
     ("check_relax_relu", lambda c, low, high: relax_relu(c, low, high, clamp=False), "Clamp first"),
+    ("check_relax_relu", lambda c, low, high: relax_relu(c, low, high, least=0.0), "0 / 0"),
     ("check_proved_by_any", lambda b, y: (without_true_class(b, y) < 0).all(2).any(0), "smaller bound of each class"),
     ("check_proved_by_any", lambda b, y: (without_true_class(b, y) < 0).all(2).all(0), "One proof is enough"),
     ("check_proved_by_any", lambda b, y: (b.amin(0) < 0).all(1), "0 by definition"),

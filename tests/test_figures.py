@@ -201,6 +201,12 @@ def test_sandwich_of_a_method_that_left_some_open_gives_both_ends(drawn):
     assert drawn[0].axes[0].texts[0].get_text() == "20 to 50 %, 3.0 s"
 
 
+def test_an_empty_row_of_the_sandwich_says_that_it_is_empty(drawn):
+    plots.show_sandwich([plots.Rung("clean", broken=SOME < 0), plots.Rung("intervals", proved=SOME < 0)])
+    said = [text.get_text() for text in drawn[0].axes[0].texts]
+    assert said == ["nothing broken", "at least 0 %", "nothing proved", "at most 100 %"]
+
+
 @pytest.mark.parametrize("validation", [HISTORY.validation, []])
 def test_training_frame_is_a_picture_of_the_errors_so_far_with_room_for_the_rest(drawn, validation):
     frame = plots.training_frame(History(HISTORY.loss, HISTORY.error, validation), 5, "A < B")

@@ -223,6 +223,9 @@ def show_sandwich(rungs: Sequence[Rung]) -> None:
                 starts = lengths.cumsum(0) - lengths
                 runs = torch.stack([starts, lengths], 1)[values].tolist()
                 axes.broken_barh(runs, (place - 0.38, 0.76), facecolors=color, linewidth=0)
+            if not any(part.any() for part in parts):
+                word = "broken" if rung.proved is None else "proved"
+                axes.text(n / 2, place, f"nothing {word}", ha="center", va="center")
             axes.text(1.02 * n, place, _known(rung, *(int(part.sum()) for part in parts), n), va="center")
         axes.set(xlim=(0, n), ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
         axes.set(yticklabels=[rung.name for rung in rungs], xlabel=f"{n} examples: broken left, proved right")

@@ -253,7 +253,7 @@ def slope_explorer() -> Explorer:
         lines = torch.where(outer[:, None] > 0, upper[:, None] * (ends - low[:, None]), slopes[:, None] * ends)
         bound = outer @ lines + constant
         reach = constant + (outer.clamp(min=0) @ high + outer.clamp(max=0) @ ends.amin(1).relu()).item()
-        titles = [f"slope {first:g}", f"slope {second:g}", "upper line"]
+        titles = [f"left: slope {first:g}", f"middle: slope {second:g}", "upper line"]
         active = neurons(torch.linspace(-1, 1, 81)).relu()
         most, best = bound.max().item(), network(torch.linspace(-eps, eps, 401)).max().item()
         words = f"eps {eps:g}, slopes {first:g} and {second:g}: the bound is {most:.2f}, the true maximum {best:.2f}. "
@@ -264,8 +264,8 @@ def slope_explorer() -> Explorer:
     steps = [k / 20 for k in range(21)]
     controls = {
         "eps": _slider("eps", (0.6, 0.8, 1.0), 1.0),
-        "first": _slider("slope 1", steps, 1.0),
-        "second": _slider("slope 2", steps, 0.0),
+        "first": _slider("left slope", steps, 1.0),
+        "second": _slider("middle slope", steps, 0.0),
     }
     return Explorer(draw, controls, {"eps": (0.6, 0.8, 1.0), "first": steps[::4], "second": steps[::4]})
 

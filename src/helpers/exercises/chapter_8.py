@@ -82,6 +82,7 @@ def check_relax_relu(relax_relu: Callable[[Tensor, Tensor, Tensor], Tensor], sol
     )
     unclamped = stable[2] / (stable[2] - stable[1])
     wrong = stable[0].clamp(min=0) * unclamped + stable[0].clamp(max=0) * (stable[2] > -stable[1]).float()
+    zero = torch.zeros(2)
     cases = [
         Case((c, low, high), answer(plus * upper + minus * lower, offset), hint, mistakes),
         Case(
@@ -94,6 +95,11 @@ def check_relax_relu(relax_relu: Callable[[Tensor, Tensor, Tensor], Tensor], sol
                     "The formula of the upper line is for l < 0 < u. Clamp first: l to at most 0, u to at least 0.",
                 )
             ],
+        ),
+        Case(
+            (torch.tensor([1.0, -1.0]), zero, zero),
+            torch.zeros(3),
+            "Here l = u = 0, and u / (u - l) is 0 / 0: keep the divisor above 0, for example by clamp(min=1e-30).",
         ),
     ]
     told = "This is the step that CROWN repeats, layer by layer."
