@@ -23,7 +23,12 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
     notebook.metadata.pop("widgets", None)
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     NotebookClient(
-        notebook, timeout=3600, startup_timeout=120, record_timing=False, resources={"metadata": {"path": str(folder)}}
+        notebook,
+        timeout=3600,
+        startup_timeout=120,
+        record_timing=False,
+        coalesce_streams=True,  # one output for all that a cell prints, however the kernel cut it into messages
+        resources={"metadata": {"path": str(folder)}},
     ).execute()
     notebook.metadata["language_info"] = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
     for cell in notebook.cells:
