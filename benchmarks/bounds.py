@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few digits only, to see that it runs")
     parser.add_argument("--page", type=Path, default=ROOT / "book" / "comparison.md")
     arguments = parser.parse_args()
-    many, few, hard = (4, 2, 1) if arguments.quick else (100, 20, 8)
+    many, few, hard, limit = (4, 2, 1, 2.0) if arguments.quick else (100, 20, 8, 60.0)
     torch.set_num_threads(1)
     data = digits()
     x, y = data.x_test[:100], data.y_test[:100]
@@ -132,7 +132,7 @@ def main() -> None:
     with torch.no_grad():
         right = small(pgd(small, x, y, 0.1)).argmax(1) == y
     open_ = (right & (upper_margins(small, x, y, 0.1) >= 0).any(1)).nonzero()[:hard, 0]
-    rows, words = exact(small, x[open_], y[open_], 0.1, 60.0)
+    rows, words = exact(small, x[open_], y[open_], 0.1, limit)
     blocks.append(
         f"**Exact answers, the small network, $\\epsilon = 0.1$: the first {len(open_)} digits that neither PGD breaks "
         "nor CROWN proves**"

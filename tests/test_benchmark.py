@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+import bounds
 import compare
 import page
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from helpers.attacks import pgd
 from helpers.risk import adversarial_risk
+from helpers.training import book_network
 
 PAGE = ROOT / "book" / "comparison.md"
 
@@ -63,7 +65,7 @@ def test_every_part_runs_and_only_what_is_between_the_marks_changes(tmp_path: Pa
     after = path.read_text()
     assert outside_of_marks(after) == outside_of_marks(before)
     blocks = dict(re.findall(r"(?s)<!-- begin: (.+?) -->\n?(.*?)<!-- end: \1 -->", after))
-    assert {name for name, content in blocks.items() if not content.strip()} == {"gpu"}
+    assert {name for name, content in blocks.items() if not content.strip()} == {"bounds", "gpu"}
     for name in (*CONTENDERS, page.OURS):
         for table in ("speed", "strength"):
             row = next(line for line in blocks[table].splitlines() if line.startswith(f"| {name} |"))
@@ -102,6 +104,23 @@ def test_the_rows_are_compared_digit_by_digit():
     assert "took 20.0 times as long" in page._beside_autoattack([ours, ours, theirs])
     assert "changes our result of 1 digits" in page._beside_autoattack([ours, ours, theirs])
     assert page._between([94.2, 94.4]) == "94" and page._between([92.4, 94.4]) == "92 to 94"
+
+
+def test_the_bounds_are_compared_on_the_same_digits(tmp_path: Path, monkeypatch):
+    path = tmp_path / "page.md"
+    path.write_text("Before.\n<!-- begin: bounds -->\n<!-- end: bounds -->\nAfter.")
+    network = book_network("small", "cpu")
+    monkeypatch.setattr(bounds, "book_network", lambda *_: network)
+    monkeypatch.setattr(sys, "argv", ["bounds.py", "--quick", "--page", str(path)])
+    bounds.main()
+    text = path.read_text()
+    assert text.startswith("Before.\n") and text.endswith("\nAfter.")
+    for name in ("intervals", "CROWN-IBP", "CROWN"):
+        rows = [line.split("|")[2:-1] for line in text.splitlines() if line.startswith(f"| {name} |")]
+        assert len(rows) == 2
+        for ours, mean, _, theirs, other, *_ in rows:
+            assert ours == theirs and float(mean) == pytest.approx(float(other), abs=2e-3)
+    assert re.search(r"HiGHS took \d+ times as long", text)
 
 
 def test_a_page_without_marks_is_refused(tmp_path: Path):
