@@ -1,5 +1,6 @@
 """Exact answers as mathematics: branch and bound, a general solver and samples must agree."""
 
+import copy
 import math
 
 import pytest
@@ -270,6 +271,31 @@ def test_a_solver_without_time_proves_no_more_than_its_bound(monkeypatch, dual, 
     assert limits == [{"time_limit": 0}]
     assert late.verdict == verdict and late.message == "Time limit reached." and late.x_adv is None
     assert late.lower == -math.inf
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_margin_that_rounding_can_hide_is_not_proved_by_a_linear_program(seed, hidden):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        first = [nn.Linear(8, 5), nn.ReLU()] if hidden else []
+        network = nn.Sequential(*first, nn.Linear(5 if hidden else 8, 2)).requires_grad_(False).eval()
+        x = torch.rand(1, 8)
+        y, other = torch.tensor([1]), 0
+    if hidden:  # the ReLUs are all on, so the network is a line
+        network[0].bias += 9
+    double = copy.deepcopy(network).double()
+    slope = torch.func.jacrev(double)(x[0].double())
+    gain = slope[other] - slope[1]
+    reach = torch.where(gain > 0, (x[0] + 0.1).clamp(max=1), (x[0] - 0.1).clamp(min=0)).double()
+    worst = double(reach[None])[0]
+    shift = 50 - worst[1]
+    network[-1].bias += torch.stack([shift + worst[1] - worst[other] - 3e-6, shift]).float()  # logits near 50
+    assert decide(network, x, y, 0.1, attack=None).verdict != ["proved"]
+    assert milp_margin(network, x, y, 0.1, other).verdict != "proved"
+    network[-1].bias -= torch.tensor([0.01, 0.0])  # far from rounding, both prove it
+    assert decide(network, x, y, 0.1, attack=None).verdict == ["proved"]
+    assert milp_margin(network, x, y, 0.1, other).verdict == "proved"
 
 
 def test_a_solver_that_fails_leaves_it_unknown_and_says_why(monkeypatch):

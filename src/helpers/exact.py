@@ -232,8 +232,9 @@ class Relaxed:
         slopes = torch.cat([*steep, self.low.new_zeros(0)]).repeat(n, 1)
         return slopes, torch.zeros_like(slopes, dtype=torch.int8)
 
-    def backward(self, rows: Tensor, multipliers: Tensor, signs: Tensor) -> tuple[Tensor, Tensor, list[Lines]]:
-        """Return the bounds (B,), the points (B, ...) where they are reached, and the lines of each ReLU layer.
+    def backward(self, rows: Tensor, multipliers: Tensor, signs: Tensor) -> tuple[Tensor, Tensor, list[Lines], Tensor]:
+        """Return the bounds (B,), the points (B, ...) where they are reached, the lines of each ReLU layer, and the
+        room for rounding (B,) that is in the bounds already, as in `helpers.bounds`.
 
         Args:
             rows: (B, K). multipliers: (B, U), for each unstable ReLU the slope of its lower line; where it is split,
@@ -261,7 +262,8 @@ class Relaxed:
         points = torch.where(coefficients > 0, self.high, self.low)
         size = size + (coefficients.abs() * points).flatten(1).sum(1)
         bounds = total + (coefficients * points).flatten(1).sum(1)
-        return bounds + ROUNDING * torch.finfo(size.dtype).eps * size, points, lines[::-1]
+        room = ROUNDING * torch.finfo(size.dtype).eps * size
+        return bounds + room, points, lines[::-1], room
 
     def bound(
         self, rows: Tensor, multipliers: Tensor, signs: Tensor, steps: int, floor: float = -math.inf, lr: float = 0.25
@@ -282,7 +284,7 @@ class Relaxed:
         adam, split = torch.optim.Adam([values], lr=lr), signs != 0
         free, sign = ((~split).split(self.sizes, 1), signs.to(rows).split(self.sizes, 1))
         for step in range(steps + 1):
-            bounds, points, lines = self.backward(rows, values, signs)
+            bounds, points, lines, _ = self.backward(rows, values, signs)
             better = bounds < best
             best = torch.where(better, bounds, best)
             multipliers = torch.where(better[:, None], values, multipliers)
@@ -326,8 +328,10 @@ class Relaxed:
         """Return the largest <row, logits> and where it is if every unstable ReLU is split: a linear program (HiGHS).
 
         The conditions get `ROOM` more than they ask for, and the result as well, so that the solver's own tolerance
-        cannot hide a point. Where the solver fails, what was known, `bound` and `point`, is returned.
+        cannot hide a point; the result also gets room for rounding, since the network computes in its own precision.
+        Where the solver fails, what was known, `bound` and `point`, is returned.
         """
+        *_, room = self.backward(row[None], torch.zeros_like(signs[None]).to(row), signs[None])
         is_on = (signs > 0).double().split(self.sizes)
         parts = [deepcopy(part).double() for part in self.parts]
 
@@ -355,7 +359,7 @@ class Relaxed:
                 return -math.inf, point
             if result.status == 0:
                 best = torch.as_tensor(result.x).to(point).view_as(point)
-                return min(float(bound), float(heights[-1]) - result.fun + ROOM), best
+                return min(float(bound), float(heights[-1]) - result.fun + ROOM + float(room)), best
         return float(bound), point
 
 
@@ -419,6 +423,10 @@ def milp_margin(
             raise ValueError(f"k must be another class than y; both are {k}")
         hidden = hidden_layers(parts, low, high, crown=bounds == "crown")[:-1]
         program, constant = _program(parts, low, high, hidden, int(y), k)
+        relaxed = Relaxed(parts, low, high)
+        row = torch.eye(relaxed.classes, dtype=x.dtype, device=x.device)[[k]]
+        row[0, y] = -1
+        room = ROOM + float(relaxed.backward(row, *relaxed.start(1))[3])  # for the solver's tolerance, and for rounding
         begin = time.perf_counter()
         try:
             result = optimize.milp(**program, options={"time_limit": seconds})
@@ -428,13 +436,15 @@ def milp_margin(
         spent = time.perf_counter() - begin
         best, lower, broken = None, -math.inf, False
         bound = getattr(result, "mip_dual_bound", None)
+        if bound is None and result.status == 0:  # without an unstable ReLU it is a linear program, solved
+            bound = result.fun
         upper = math.inf if bound is None or not math.isfinite(bound) else constant - bound
         if result.x is not None:
             delta = torch.as_tensor(result.x[: x.numel()]).to(x).view_as(x) - x
             best = x + Linf(eps).project(delta, x)
             said = network(best)
             lower, broken = float(said[0, k] - said[0, y]), bool(said.argmax(1) != y)
-        verdict = "broken" if broken else "proved" if upper + ROOM < 0 else "unknown"
+        verdict = "broken" if broken else "proved" if upper + room < 0 else "unknown"
         return Solution(verdict, lower, upper, best, spent, result.message)
 
 
