@@ -7,6 +7,7 @@ DEVICE ?= cpu
 SITE   := .venv/.site
 ENV    := .venv/.ready
 VENDOR := _build/vendor/.ready
+LAB    := _build/vendor/laboratory/files.js
 PEERS  := _build/libraries/.ready
 HOST   := $(PATH)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -22,7 +23,7 @@ export MALLOC_TRIM_THRESHOLD_ := 1000000000
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-book: $(VENDOR) ## build the site into _build/html; a warning is an error, and a failed build leaves no site
+book: $(VENDOR) $(LAB) ## build the site into _build/html; a warning is an error, and a failed build leaves no site
 	@jupyter-book build . -W -n --keep-going --quiet || { rm -rf _build/html _build/.doctrees; exit 1; }
 	@echo "The book: $(CURDIR)/_build/html/index.html (make serve shows it)"
 
@@ -83,13 +84,15 @@ clean: ## remove what was built (the environment .venv stays)
 	rm -rf _build node_modules .pytest_cache .ruff_cache notebooks/.ruff_cache .hypothesis
 
 # The environment, first as much of it as builds the site: a tenth of the whole, and no PyTorch.
-GROUP := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["site"], sep="\n")
+GROUP := import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"][sys.argv[1]], sep="\n")
 $(SITE): PATH := $(HOST)
 $(SITE): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("The book needs Python 3.11 to 3.13; $(PYTHON) is %d.%d. Try: make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -c '$(GROUP)' > .venv/site.txt
+	.venv/bin/python -c '$(GROUP)' site > .venv/site.txt
+	.venv/bin/python -c '$(GROUP)' laboratory > .venv/laboratory.txt
 	.venv/bin/pip install --quiet --constraint requirements.txt --requirement .venv/site.txt
+	.venv/bin/pip install --quiet --constraint requirements.txt --no-deps --requirement .venv/laboratory.txt
 	@touch $@
 
 # Then all that is pinned, and helpers itself.
@@ -108,6 +111,9 @@ $(PEERS): benchmarks/requirements.txt $(ENV)
 $(VENDOR): node_modules/.ready tools/vendor.mjs
 	node tools/vendor.mjs
 	@touch $@
+# What the laboratory downloads. No PyTorch here either: the weights are read from their package as they are.
+$(LAB): tools/laboratory.py $(VENDOR)
+	python tools/laboratory.py
 NPM := npm ci --ignore-scripts --no-audit --no-fund --loglevel error
 node_modules/.ready: package-lock.json $(SITE)
 	$(NPM) --omit=dev
