@@ -10,7 +10,7 @@ VENDOR := _build/vendor/.ready
 LAB    := _build/vendor/laboratory/files.js
 PEERS  := _build/libraries/.ready
 HOST   := $(PATH)
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/node_modules/.bin:$(PATH)
 # PyTorch's threads spin while they wait for each other, which on a busy machine costs ten times the time. Spin briefly.
 export GOMP_SPINCOUNT := 3000
 # glibc gives large blocks back to the system at once and asks for them again at the next step: let it keep them.
@@ -43,8 +43,9 @@ test execute new-chapter colab: export OMP_NUM_THREADS := 1
 PARALLEL := --numprocesses=logical --dist
 # What nbval compares: outputs as text. Of a figure it compares that there is one.
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval.cfg
-test: $(ENV) $(PEERS) ## check everything: style, helpers, every chapter's outputs, the built site in a browser
-	ruff check . && ruff format --check .
+JSLINT := oxlint --deny-warnings book/assets tools && tsc --project jsconfig.json
+test: $(ENV) $(PEERS) node_modules/.dev $(LAB) ## check everything: style, helpers, every chapter's outputs, the built site in a browser
+	ruff check . && ruff format --check . && $(JSLINT)
 	pytest tests -m "not site" $(PARALLEL) loadfile
 	pytest $(NBVAL) notebooks $(PARALLEL) loadfile
 	$(MAKE) --no-print-directory book
@@ -57,14 +58,14 @@ bench: $(PEERS) ## time our attacks beside the libraries and rewrite book/compar
 	PYTHONPATH=_build/libraries python benchmarks/compare.py --device $(DEVICE)
 	[ $(DEVICE) != cpu ] || PYTHONPATH=_build/libraries python benchmarks/bounds.py
 
-audit: book node_modules/.audit ## measure every page with Lighthouse, as a phone on a slow network sees it; fails over budget
+audit: book node_modules/.dev ## measure every page with Lighthouse, as a phone on a slow network sees it; fails over budget
 	node tools/audit.mjs
 
 reading-time: $(ENV) ## measure how long each chapter takes to read
 	@python tools/reading_time.py $(NB)
 
-lint: $(ENV) ## check the style of code, notebooks included
-	ruff check . && ruff format --check .
+lint: $(ENV) node_modules/.dev $(LAB) ## check the style of code, notebooks included, and the types of the laboratory's
+	ruff check . && ruff format --check . && $(JSLINT)
 
 format: $(ENV) ## repair the style of code, notebooks included
 	ruff check --fix . && ruff format .
@@ -118,7 +119,7 @@ NPM := npm ci --ignore-scripts --no-audit --no-fund --loglevel error
 node_modules/.ready: package-lock.json $(SITE)
 	$(NPM) --omit=dev
 	@touch $@
-# With Lighthouse, three times the size. npm starts from nothing, so what the book needs is there anew as well.
-node_modules/.audit: package-lock.json node_modules/.ready
+# With what checks scripts, and Lighthouse: twice the size. npm starts from nothing, so what the book needs is there anew.
+node_modules/.dev: package-lock.json node_modules/.ready
 	$(NPM)
 	@touch node_modules/.ready $@

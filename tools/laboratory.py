@@ -326,7 +326,9 @@ def main() -> None:
     sizes = {path.name: path.stat().st_size for path in sorted(OUT.glob("*.bin"))}
     version = f"{zlib.crc32(b''.join((OUT / name).read_bytes() for name in sizes)):08x}"
     (OUT / "files.js").write_text(
-        f"export const version = {json.dumps(version)};\nexport const bytes = {json.dumps(sizes)};\n", encoding="utf-8"
+        f"export const version = {json.dumps(version)};\n"
+        f"/** @type {{Record<string, number>}} */\nexport const bytes = {json.dumps(sizes)};\n",
+        encoding="utf-8",
     )
     print(", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in sizes.items()))
 

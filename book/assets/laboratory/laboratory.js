@@ -57,7 +57,7 @@ function classCalled(name) {
 /** Write what follows from the settings: units, the default step size, the same as Python, the page's address. */
 function follow() {
   const linf = field("norm").value === "linf";
-  for (const place of form.querySelectorAll(".unit")) place.textContent = linf ? "of 255 grey levels" : "length, in l2";
+  for (const place of form.querySelectorAll(".unit")) place.textContent = linf ? "of 255" : "(length)";
   field("step_size").placeholder = eps() > 0 && steps() > 0 ? plain((2.5 * Number(field("eps").value)) / steps()) : "";
   part("target-row").hidden = field("goal").value !== "targeted";
   const size = (/** @type {string} */ value) => (linf ? `${value} / 255` : value);
@@ -117,13 +117,14 @@ function recall() {
 /** @param {Float32Array | null} logits */
 function showTopFive(logits) {
   const p = logits ? softmax(logits) : new Float32Array(0);
+  const truth = originalLogits ? argmax(originalLogits) : undefined;
   const top = [...p.keys()].sort((a, b) => p[b] - p[a]).slice(0, 5);
   for (const [i, row] of [...part("top-five").querySelectorAll("tbody tr")].entries()) {
     const k = top[i];
     row.children[0].textContent = k === undefined ? "–" : names[k];
     row.children[1].textContent = k === undefined ? "" : p[k].toFixed(3);
     /** @type {HTMLElement} */ (row.children[2].firstElementChild).style.width = k === undefined ? "0" : `${100 * p[k]}%`;
-    row.classList.toggle("truth", k !== undefined && originalLogits !== null && k === argmax(originalLogits));
+    row.classList.toggle("truth", k !== undefined && k === truth);
   }
 }
 
@@ -172,9 +173,11 @@ async function take(image, from) {
   follow();
   remember();
   if (!names.length) return;
-  originalLogits = await ask("classify", { image });
-  showTopFive(originalLogits);
-  say("attack-status", `The classifier says: ${verdict(originalLogits)}.`);
+  const logits = await ask("classify", { image });
+  if (original !== image) return; // meanwhile the reader has taken another one
+  originalLogits = logits;
+  showTopFive(logits);
+  say("attack-status", `The classifier says: ${verdict(logits)}.`);
 }
 
 /** @param {string} name */
@@ -255,6 +258,7 @@ async function save() {
 
 /** @param {Blob} file */
 async function judge(file) {
+  say("attack-status", "Judging …");
   const image = await savedImageOf(file);
   const logits = await ask("classify", { image });
   const delta = original && image.map((value, i) => value - /** @type {Float32Array} */ (original)[i]);
@@ -285,7 +289,9 @@ async function findSmallest() {
     let i = 0;
     for (; i < 20 && !seen.fooled && running; i++) seen = await ask("step");
     if (!running) return false;
-    show(seen);
+    showImages(seen.image, seen.delta);
+    showTopFive(seen.logits);
+    say("attack-status", `The search tries eps = ${plain(budget * scale)}: ${seen.fooled ? "broken" : "not broken"}.`);
     const row = document.createElement("tr");
     for (const cell of [plain(budget * scale), seen.fooled ? `broken in ${i} steps` : `not broken in ${i} steps`, names[argmax(seen.logits)]])
       row.append(Object.assign(document.createElement("td"), { textContent: cell }));
@@ -293,6 +299,7 @@ async function findSmallest() {
     return seen.fooled;
   };
   losses = [];
+  showLosses();
   let [low, high] = [0, (chosen.norm === "linf" ? 1 : 0.25) / (chosen.norm === "linf" ? 255 : 1)];
   showRange(0, 2 * high * scale, 2 * high * scale, guess);
   while (running && high <= 64 / 255 * (chosen.norm === "linf" ? 1 : 255) && !(await breaks(high))) [low, high] = [high, 2 * high];
@@ -359,10 +366,6 @@ async function main() {
   button("save", "attack-status", save);
   button("find", "find-status", findSmallest);
   button("find-stop", "find-status", async () => { running = false; });
-  button("copy", "attack-status", async () => {
-    await navigator.clipboard.writeText(/** @type {string} */ (part("python").textContent));
-    say("attack-status", "Copied.");
-  });
   const guarded = (/** @type {() => Promise<void>} */ job) => job().catch((error) => say("attack-status", error.message));
   field("picture").addEventListener("change", () => guarded(() => takePhotograph(field("picture").value)));
   for (const name of ["own", "camera"])

@@ -71,7 +71,7 @@ export class Training {
     if (this.step % this.perEpoch === 0) this.shuffle();
     const rows = this.order.splice(0, BATCH);
     const labels = Uint8Array.from(rows, (row) => this.digits.labels[row]);
-    let image = new Float32Array(BATCH * PIXELS);
+    /** @type {Float32Array} */ let image = new Float32Array(BATCH * PIXELS);
     rows.forEach((row, i) => image.set(this.digits.pixels.subarray(row * PIXELS, (row + 1) * PIXELS), i * PIXELS));
     const ramp = Math.min(1, (this.step + 1) / (this.perEpoch * (this.epochs / 2)));
     if (this.eps > 0) image = await attackDigits(this.graphs.attack, this.weights, image, labels, this.eps * ramp, 5);
