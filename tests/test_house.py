@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from new_chapter import begin, listed
-from repository import address, carriers, move, owner_and_name
+from repository import address, carriers, move, owner_and_name, site_address
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -64,7 +64,11 @@ def test_a_fork_moves_with_one_command(tmp_path: Path) -> None:
     old = owner_and_name(address())
     assert move("https://github.com/someone/a-fork.git", tmp_path)
     assert address(tmp_path) == "https://github.com/someone/a-fork"
-    assert not [path for path in carriers(tmp_path) if old in path.read_text(encoding="utf-8")]
+    theirs = old, site_address(f"https://github.com/{old}")
+    assert not [path for path in carriers(tmp_path) if any(name in path.read_text("utf-8") for name in theirs)]
+    assert "https://someone.github.io/a-fork/book/" in (tmp_path / "notebooks/03_untargeted_pgd.ipynb").read_text(
+        "utf-8"
+    )
     assert move("https://github.com/someone/a-fork", tmp_path) == []
 
 

@@ -145,12 +145,12 @@ def test_the_network_for_digits_is_pytorchs(laboratory) -> None:
 def test_perturbation_sets_are_those_of_the_helpers(laboratory) -> None:
     from helpers.perturbations import L2, Linf
 
-    x = photograph("rocket")
+    x = photograph("rocket")[..., :20, 100:120]
     delta = 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     code = """async ([x, delta, norm, eps]) => {
       const {project} = await import(new URL('../_static/laboratory/attack.js', location));
       return [...project(Float32Array.from(delta), Float32Array.from(x), {norm, eps})]; }"""
-    for norm, kind, eps in (("linf", Linf, 0.03), ("l2", L2, 0.5), ("l2", L2, 60.0), ("l2", L2, 300.0)):
+    for norm, kind, eps in (("linf", Linf, 0.03), ("l2", L2, 0.5), ("l2", L2, 6.0), ("l2", L2, 20.0)):
         found = torch.tensor(laboratory.evaluate(code, [numbers(x), numbers(delta), norm, eps])).view_as(x)
         assert torch.allclose(found, kind(eps).project(delta, x), atol=1e-5), (norm, eps)
 
@@ -181,11 +181,12 @@ def test_coffee_is_fooled_and_the_saved_file_still_fools_pytorch(laboratory, cla
 
 
 def test_a_target_by_name_from_the_address(browser, site: str, classifier) -> None:
-    page, wrong = visit(browser, f"{site}/{PAGE}?goal=targeted&target=airliner&picture=chelsea&loss=cross_entropy")
+    page, wrong = visit(browser, f"{site}/{PAGE}?goal=targeted&target=Airliner&loss=cross_entropy")
     page.set_default_timeout(120_000)
     load(page)
-    assert "airliner (probability 1.000)" in run(page) or "airliner (probability 0.99" in status(page)
-    code = page.inner_text("#lab-python") if page.locator("#lab-attack details").evaluate("d => d.open = true") else ""
+    p = re.search(r"says airliner \(probability ([\d.]+)\)", run(page))
+    assert p and float(p[1]) > 0.99, status(page)
+    code = page.text_content("#lab-python")
     said: list[str] = []
     exec(code, {"print": lambda *words: said.append(" ".join(map(str, words)))})  # the page's own five lines
     assert said[-1].startswith("airliner")
@@ -352,6 +353,8 @@ def test_the_used_page_is_for_everybody(browser, site: str, width: int) -> None:
     run(page)
     page.locator("#lab-attack details").evaluate("details => { details.open = true; }")
     assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_function("!document.getElementById('pst-back-to-top')?.checkVisibility()")
     page.add_script_tag(path=ROOT / "node_modules/axe-core/axe.min.js")
     wrong += page.evaluate(AXE, {})
     page.emulate_media(color_scheme="dark", reduced_motion="reduce")

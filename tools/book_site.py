@@ -29,7 +29,7 @@ from typing import Any
 from docutils import nodes
 from fontTools import subset
 from PIL import Image
-from repository import owner_and_name
+from repository import site_address
 from social_card import draw_card
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -63,13 +63,6 @@ def node_program() -> str:
     if node is None:
         raise RuntimeError("no `node` on PATH: build with `make book`, whose environment has one")
     return node
-
-
-def site_address(repository: str) -> str:
-    """Return the address at which GitHub Pages shows a repository's site."""
-    owner, name = owner_and_name(repository).split("/")
-    host = f"https://{owner.lower()}.github.io/"
-    return host if f"https://{name.lower()}/" == host else f"{host}{name}/"
 
 
 def set_address(app: Sphinx, config: Config) -> None:
@@ -295,6 +288,11 @@ def complete(
             if re.search(rf'class="[^"]*\b({classes})\b', context["body"]):
                 href = context["pathto"](f"_static/fonts/KaTeX_{font}.woff", 1)
                 tags.append(f'<link rel="preload" as="font" type="font/woff" crossorigin href="{href}">')
+        # A notebook names a page of this site by its whole address, which works in Colab too; here it is a link within.
+        own = re.escape(config.html_baseurl)
+        context["body"] = re.sub(
+            rf'class="reference external" href="{own}', f'href="{"../" * pagename.count("/")}', context["body"]
+        )
         if pagename != config.root_doc:
             context["body"] += citation(config, pagename, unescape(title))
         _, _, following = app.builder.relations.get(pagename, (None, None, None))  # type: ignore[attr-defined]

@@ -27,6 +27,13 @@ def owner_and_name(url: str) -> str:
     return found[1]
 
 
+def site_address(repository: str) -> str:
+    """Return the address at which GitHub Pages shows a repository's site."""
+    owner, name = owner_and_name(repository).split("/")
+    host = f"https://{owner.lower()}.github.io/"
+    return host if f"https://{name.lower()}/" == host else f"{host}{name}/"
+
+
 def carriers(root: Path = ROOT) -> list[Path]:
     """Return the files that may repeat the address."""
     named = [root / name for name in (HOME, "README.md", "CONTRIBUTING.md", "CITATION.cff", "pyproject.toml")]
@@ -42,6 +49,7 @@ def move(url: str, root: Path = ROOT) -> list[Path]:
         text = path.read_text(encoding="utf-8")
         # `owner/name` as a whole, on GitHub or below Colab's /github/; not the beginning of a longer name.
         moved = re.sub(rf"(github\.com|/github)/{re.escape(old)}(?![\w-])", rf"\1/{new}", text)
+        moved = moved.replace(site_address(f"https://github.com/{old}"), site_address(f"https://github.com/{new}"))
         if moved != text:
             path.write_text(moved, encoding="utf-8")
             changed.append(path)
