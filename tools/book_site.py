@@ -289,9 +289,11 @@ def complete(
                 href = context["pathto"](f"_static/fonts/KaTeX_{font}.woff", 1)
                 tags.append(f'<link rel="preload" as="font" type="font/woff" crossorigin href="{href}">')
         # A notebook names a page of this site by its whole address, which works in Colab too; here it is a link within.
-        own = re.escape(config.html_baseurl)
+        # (MyST escapes an ampersand in an address twice.)
         context["body"] = re.sub(
-            rf'class="reference external" href="{own}', f'href="{"../" * pagename.count("/")}', context["body"]
+            f'class="reference external" href="{re.escape(config.html_baseurl)}([^"]*)"',
+            lambda link: f'href="{"../" * pagename.count("/")}{link[1].replace("&amp;amp;", "&amp;")}"',
+            context["body"],
         )
         if pagename != config.root_doc:
             context["body"] += citation(config, pagename, unescape(title))

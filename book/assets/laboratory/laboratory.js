@@ -353,6 +353,7 @@ async function main() {
     part("classes").replaceChildren(...names.map((name) => Object.assign(document.createElement("option"), { value: name })));
     for (const element of document.querySelectorAll(".needs-classifier")) element.removeAttribute("disabled");
     part("load").hidden = true;
+    say("find-status", "Guess, then let the search begin.");
     setRunning();
     if (original) await take(original, source);
   });
