@@ -400,8 +400,7 @@ def test_an_old_browser_is_told_so(browser, site: str) -> None:
 
 def test_figures_open_it_with_their_settings(browser, site: str) -> None:
     page, wrong = visit(browser, f"{site}/notebooks/03_untargeted_pgd.html")
-    page.locator("a[href*='step_size']").first.click()
-    page.wait_for_load_state("networkidle")
+    page.goto(page.evaluate("document.querySelector('a[href*=step_size]').href"), wait_until="networkidle")
     assert page.input_value("#lab-step-size") == "0.25" and page.input_value("#lab-loss") == "cross_entropy"
     assert "laboratory.html?" in page.url and not wrong
     page.context.close()
