@@ -123,13 +123,31 @@ def test_the_room_for_rounding_is_more_than_is_needed(kind, seed, eps):
     exact = copy.deepcopy(made).double()
     (low, high), rows, image = box(x, eps), torch.eye(3).repeat(len(x), 1), torch.arange(len(x)).repeat_interleave(3)
     layers = hidden_layers(pieces(made), low, high)
-    same = [Layer(*(values.double() for values in layer)) for layer in layers]
+    roomless = [layer._replace(room=torch.zeros_like(layer.room)) for layer in layers]
+    same = [Layer(*(values.double() for values in layer)) for layer in roomless]
     fine = upper_bounds(pieces(exact), low.double(), high.double(), same, rows.double(), image)
     with_room = upper_bounds(pieces(made), low, high, layers, rows, image).double() - fine
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bounds, "ROUNDING", 0)
-        error = upper_bounds(pieces(made), low, high, layers, rows, image).double() - fine
+        patch.setattr(bounds, "rounding", lambda *_: 0.0)
+        error = upper_bounds(pieces(made), low, high, roomless, rows, image).double() - fine
     assert (with_room - error >= 1.5 * error.abs()).all()
+
+
+@pytest.mark.parametrize("method", ["interval", "crown"])
+def test_equal_terms_that_all_round_the_same_way_get_enough_room(method):
+    # A referee's counterexample to a margin that only was "always enough where we measured": 784 equal products.
+    torch.manual_seed(0)
+    wrong = 0
+    for _ in range(300):
+        weight, pixel = torch.rand(2).tolist()
+        made = nn.Sequential(nn.Flatten(), nn.Linear(784, 2)).eval().requires_grad_(False)
+        made[1].weight[0], made[1].weight[1] = 0, weight
+        x = torch.full((1, 1, 28, 28), pixel * 0.9)
+        top = (784 * made[1].weight[1, 0].double() * box(x, 0.05)[1].double().max()).item()
+        made[1].bias[0], made[1].bias[1] = 0, 0
+        bound = upper_margins(made, x, torch.tensor([0]), 0.05, method=method)[0, 1].item()
+        wrong += bound < top
+    assert wrong == 0
 
 
 def test_bounds_do_not_depend_on_the_layout_of_memory_or_on_the_rest_of_the_batch():

@@ -5,11 +5,11 @@ replaces each ReLU by two straight lines, one above and one below, so that what 
 largest value of a linear function over a box is known. Sources: Gowal et al. 2018 (intervals), Zhang et al. 2018
 (CROWN), Zhang et al. 2020 (CROWN-IBP), Xu et al. 2021 (slopes that are optimised).
 
-Rounding. Every bound is moved outwards by `ROUNDING` machine epsilons times the sum of the absolute values of all terms
-that were added up for it. In the worst case a sum of n terms is off by n / 2 epsilons; in practice, where errors of
-both signs cancel and processors add in blocks, by a few whatever n is. The tests measure it against float64: the book's
-networks use a twentieth of this room, small random ones about half at the most. So a bound holds for the network as a
-function of real numbers, and in practice for what it computes in floating point too.
+Rounding. Every bound is moved outwards by as much as rounding can move it: a sum of n terms, added up in any order, is
+off by n / 2 machine epsilons times the sum of the terms' absolute values at most, up to terms of second order (Higham
+2002, section 4.2). So a bound holds for the network as a function of real numbers, whatever the processor; on a GPU,
+only where its convolutions do not use TF32. What the network computes in floating point may differ from that function,
+by its own rounding.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,6 @@ from helpers.models import Normalize, NormalizedModel
 Method = Literal["interval", "crown-ibp", "crown", "alpha"]
 METHODS = ("interval", "crown-ibp", "crown", "alpha")
 SUPPORTED = (nn.Linear, nn.Conv2d, nn.ReLU, nn.Flatten, nn.PixelUnshuffle, nn.ZeroPad2d, Normalize)
-ROUNDING = 2
 CHUNK = 2048  # neurons whose step back through their own layer is held at a time
 GROUP = 512  # rows that go further back at a time: few enough for the processor's cache
 
@@ -36,7 +35,7 @@ class Layer(NamedTuple):
 
     low: Tensor
     high: Tensor
-    size: Tensor  # the sum of the absolute values of the terms that make up each output, at most
+    room: Tensor  # for rounding: how far each output may be from its exact value, whichever way it was computed
 
 
 # ------------------------------------------------------------------------------------------------ the network in parts
@@ -122,18 +121,23 @@ def interval_bounds(network: nn.Module, low: Tensor, high: Tensor) -> list[tuple
 def interval_step(part: nn.Sequential, low: Tensor, high: Tensor) -> Layer:
     """Return bounds of an affine part's outputs, exact where it has one layer: centre W c + b, radius |W| r."""
     center, radius, size = (high + low) / 2, (high - low) / 2, low.abs().maximum(high.abs())
+    terms = 0
     for layer in part:
+        inputs = center.shape[1:].numel()
         weights = {name: parameter.abs() for name, parameter in layer.named_parameters()}
         no_bias = {name: weight * (name == "weight") for name, weight in weights.items()}
         center = layer(center)
         radius = functional_call(layer, no_bias, radius)
         size = functional_call(layer, weights, size)
-    margin = _rounding(size)
-    return Layer(center - radius - margin, center + radius + margin, size)
+        if weights:  # forwards or backwards, no sum has more terms than there are inputs, or outputs
+            terms += max(inputs, center.shape[1:].numel())
+    room = rounding(terms, size.dtype) * size
+    return Layer(center - radius - room, center + radius + room, room)
 
 
-def _rounding(size: Tensor) -> Tensor:
-    return ROUNDING * torch.finfo(size.dtype).eps * size
+def rounding(terms: int, dtype: torch.dtype) -> float:
+    """Return how far a sum of so many products may be off, as a share of the sum of their absolute values."""
+    return (terms / 2 + 4) * torch.finfo(dtype).eps
 
 
 # ---------------------------------------------------------------------------------------------------- backwards: CROWN
@@ -162,10 +166,10 @@ def upper_bounds(
     Returns:
         (R,).
     """
-    total, size = 0.0, 0.0
+    total, room = 0.0, 0.0
     for i in reversed(range(len(parts))):
         if len(parts[i]):  # an empty part changes nothing
-            size = size + _dot(rows.abs(), layers[i].size[image])
+            room = room + _dot(rows.abs(), layers[i].room[image])
             rows, constant = _back(parts[i], rows, low if i == 0 else layers[i - 1].low)
             total = total + constant
         if i > 0:
@@ -180,8 +184,8 @@ def upper_bounds(
             total = total - _dot(positive, above * left)
             rows = torch.addcmul(rows * below, positive, above - below)
     center, radius = ((high + low) / 2)[image], ((high - low) / 2)[image]
-    size = size + _dot(rows.abs(), center.abs() + radius)
-    return total + _dot(rows, center) + _dot(rows.abs(), radius) + _rounding(size)
+    room = room + rounding(center.shape[1:].numel(), center.dtype) * _dot(rows.abs(), center.abs() + radius)
+    return total + _dot(rows, center) + _dot(rows.abs(), radius) + room
 
 
 def _back(part: nn.Sequential, rows: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -258,7 +262,7 @@ def _tighten(parts: list[nn.Sequential], low: Tensor, high: Tensor, layers: list
 
     The first step back, through the last part, is the same for all images and for both signs: it is taken once.
     """
-    lows, highs, sizes = (values.flatten(1).clone() for values in layers[-1])
+    lows, highs, rooms = (values.flatten(1).clone() for values in layers[-1])
     shape, before = layers[-1].low.shape, layers[-2].low
     rest = [*parts[:-1], nn.Sequential()], low, high, [*layers[:-1], layers[-2]]
     open_ = (lows < 0) & (highs > 0)
@@ -272,10 +276,9 @@ def _tighten(parts: list[nn.Sequential], low: Tensor, high: Tensor, layers: list
             rows, whose = torch.cat([back[row], -back[row]]), image[:1] if many else torch.cat([image, image])
             above, below = upper_bounds(*rest, rows, whose).chunk(2)
             at = image, neurons[row]
-            margin = _rounding(sizes[at])
-            highs[at] = highs[at].minimum(constant[row] + above + margin)
-            lows[at] = lows[at].maximum(constant[row] - below - margin)
-    return Layer(lows.view(shape), highs.view(shape), layers[-1].size)
+            highs[at] = highs[at].minimum(constant[row] + above + rooms[at])
+            lows[at] = lows[at].maximum(constant[row] - below - rooms[at])
+    return Layer(lows.view(shape), highs.view(shape), layers[-1].room)
 
 
 # --------------------------------------------------------------------------------------------------------- the margins

@@ -24,7 +24,7 @@ from torch.func import jacrev, vjp, vmap
 
 from helpers._validation import check_classes, check_count, check_images, check_labels, check_logits, check_number
 from helpers.attacks import frozen, margin, pgd
-from helpers.bounds import ROUNDING, box, hidden_layers, pieces
+from helpers.bounds import box, hidden_layers, pieces, rounding
 from helpers.perturbations import Linf
 from helpers.risk import Attack
 
@@ -243,10 +243,10 @@ class Relaxed:
         # By layers from here on: tuples of the columns that belong to each.
         free, sign = ((signs == 0).split(self.sizes, 1), signs.to(rows).split(self.sizes, 1))
         value = multipliers.split(self.sizes, 1)
-        coefficients, total, size, lines = rows, 0.0, 0.0, []
+        coefficients, total, room, lines = rows, 0.0, 0.0, []
         for i in reversed(range(len(self.parts))):
             bias, pull = self.steps_back[i]
-            size = size + coefficients.abs().flatten(1) @ self.layers[i].size.flatten()
+            room = room + coefficients.abs().flatten(1) @ self.layers[i].room.flatten()
             total = total + coefficients.flatten(1) @ bias.flatten()
             coefficients = vmap(lambda row, pull=pull: pull(row)[0])(coefficients[:, None])[:, 0]
             if i > 0:
@@ -260,9 +260,8 @@ class Relaxed:
                 coefficients = flat.view_as(coefficients)
                 lines.append(Lines(own, line, height))
         points = torch.where(coefficients > 0, self.high, self.low)
-        size = size + (coefficients.abs() * points).flatten(1).sum(1)
+        room = room + rounding(points.shape[1:].numel(), points.dtype) * (coefficients.abs() * points).flatten(1).sum(1)
         bounds = total + (coefficients * points).flatten(1).sum(1)
-        room = ROUNDING * torch.finfo(size.dtype).eps * size
         return bounds + room, points, lines[::-1], room
 
     def bound(
