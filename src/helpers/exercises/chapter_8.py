@@ -38,7 +38,7 @@ def check_interval_layer(
             "Twice too wide: the radius is half of high - low.",
         ),
     ]
-    told = "Two matrix products instead of centre and radius, and the same numbers."
+    told = "By signs of the weights or by centre and radius: the numbers are the same."
     check("8.1", interval_layer, [Case((W, b, low, high), expected, hint, mistakes)], told, solution=solution)
 
 
