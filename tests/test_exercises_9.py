@@ -44,6 +44,8 @@ WRONG = [
     ("check_both_ends", lambda b, p: both_ends(b, p).flip(0), "lower end first"),
     ("check_both_ends", lambda b, p: 1 - both_ends(b, p).flip(0), "robust accuracy"),
     ("check_both_ends", lambda b, p: torch.stack([b.sum(), (~p).sum()]).float(), "not counts"),
+    ("check_both_ends", lambda b, p: torch.stack([b.float().mean(), p.float().mean()]), "share that is proved"),
+    ("check_both_ends", lambda b, p: 100 * both_ends(b, p), "in percent"),
     ("check_both_ends", lambda b, p: None, "returns nothing"),
     ("check_two_cases", lambda low, high, j: two_cases(low, high, j).flip(0), "other way round"),
     ("check_two_cases", both_zero, "both ends in both cases"),

@@ -373,10 +373,10 @@ def test_a_search_is_shown_stage_by_stage_and_ends_with_its_verdict():
     figure = widgets.tree_explorer({"digit 3": proved, "digit 5": [Look(5, 9, 0, 2.0, 0.125)]})
     words = {wish: frame.words for wish, frame in figure.frames.items()}
     assert words["digit 3", 0] == (
-        "digit 3, 0 nodes: the largest margin is at least -2.00 and at most 1.50. Not decided yet."
+        "digit 3, 0 nodes: the largest margin is at least -2 and at most 1.5. Not decided yet."
     )
-    assert words["digit 3", 5].endswith("15 nodes: the largest margin is at least -1.00 and at most -0.50. Proved.")
-    assert words["digit 5", 5].endswith("at least 0.12 and at most 2.00. Broken.")
+    assert words["digit 3", 5].endswith("15 nodes: the largest margin is at least -1 and at most -0.5. Proved.")
+    assert words["digit 5", 5].endswith("at least 0.12 and at most 2. Broken.")
     assert figure.frames["digit 3", 5].html.count("<circle") == 2 * 4
     with pytest.raises(ValueError, match="searches must hold at least one look"):
         widgets.tree_explorer({"digit 3": []})

@@ -11,7 +11,12 @@ const { styles, own, scripts } = JSON.parse(readFileSync(0, "utf8"));
 const read = (name) => readFileSync(join(out, name), "utf8");
 mkdirSync(join(out, "_static/fonts"), { recursive: true });
 
-const script = scripts.map(read).join("\n;\n");
+// The theme measures every block of code and changes it at once, so the browser lays the page out again for each, which
+// on a phone takes most of a second. book.js does the same when a block comes near.
+const TAB_STOPS = /\.forEach\((\w+)=>\{\1\.tabIndex=[^}]*scrollWidth[^}]*\}\)/;
+const all = scripts.map(read).join("\n;\n");
+if (!TAB_STOPS.test(all)) throw new Error("the theme no longer sets tab stops where tools/bundle.mjs looks for it");
+const script = all.replace(TAB_STOPS, ".forEach(()=>{})");
 writeFileSync(join(out, "_static/site.js"), (await transform(script, { minify: true, legalComments: "inline" })).code);
 
 async function bundle(names) {

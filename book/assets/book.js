@@ -16,7 +16,7 @@ document.addEventListener("DOMContentLoaded", () => {
     part.removeAttribute("aria-label");
 
   // What is wider than the page scrolls by itself: let the keyboard reach it, and fade it where it goes on.
-  const wide = document.querySelectorAll("div.math, .bd-article pre, .pst-scrollable-table-container");
+  const wide = document.querySelectorAll("div.math, .bd-article pre, .cell_output > .output, .pst-scrollable-table-container");
   const look = (part) => {
     if (part.scrollWidth > part.clientWidth + 1) part.tabIndex = 0;
     part.classList.toggle("goes-on", part.scrollWidth - part.clientWidth - part.scrollLeft > 2);

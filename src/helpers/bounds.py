@@ -7,11 +7,12 @@ largest value of a linear function over a box is known. Sources: Gowal et al. 20
 
 Rounding. Every bound is moved outwards by as much as rounding can move it: a sum of n terms, added up in any order, is
 off by n / 2 machine epsilons times the sum of the terms' absolute values at most, up to terms of second order (Higham
-2002, section 4.2). So a bound holds for the network as a function of real numbers, whatever the processor; on a GPU,
-only where its convolutions do not use TF32. What the network computes in floating point may differ from that function,
+2002, section 4.2). Long sums are added up in blocks, so that n stays small. So a bound holds for the network as a
+function of real numbers, whatever the processor; on a GPU, only where its convolutions do not use TF32. What the network computes in floating point may differ from that function,
 by its own rounding.
 """
 
+import math
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Literal, NamedTuple
@@ -26,6 +27,7 @@ from helpers.models import Normalize, NormalizedModel
 Method = Literal["interval", "crown-ibp", "crown", "alpha"]
 METHODS = ("interval", "crown-ibp", "crown", "alpha")
 SUPPORTED = (nn.Linear, nn.Conv2d, nn.ReLU, nn.Flatten, nn.PixelUnshuffle, nn.ZeroPad2d, Normalize)
+BLOCK = 64  # of a long sum
 CHUNK = 2048  # neurons whose step back through their own layer is held at a time
 GROUP = 512  # rows that go further back at a time: few enough for the processor's cache
 
@@ -35,7 +37,7 @@ class Layer(NamedTuple):
 
     low: Tensor
     high: Tensor
-    room: Tensor  # for rounding: how far each output may be from its exact value, whichever way it was computed
+    room: Tensor  # for rounding, of each output on the way back through the part, in the units of the output
 
 
 # ------------------------------------------------------------------------------------------------ the network in parts
@@ -121,23 +123,39 @@ def interval_bounds(network: nn.Module, low: Tensor, high: Tensor) -> list[tuple
 def interval_step(part: nn.Sequential, low: Tensor, high: Tensor) -> Layer:
     """Return bounds of an affine part's outputs, exact where it has one layer: centre W c + b, radius |W| r."""
     center, radius, size = (high + low) / 2, (high - low) / 2, low.abs().maximum(high.abs())
-    terms = 0
+    forwards, back = 0, BLOCK + center.shape[1:].numel() // BLOCK  # terms of a sum, at most
     for layer in part:
-        inputs = center.shape[1:].numel()
         weights = {name: parameter.abs() for name, parameter in layer.named_parameters()}
         no_bias = {name: weight * (name == "weight") for name, weight in weights.items()}
         center = layer(center)
         radius = functional_call(layer, no_bias, radius)
         size = functional_call(layer, weights, size)
-        if weights:  # forwards or backwards, no sum has more terms than there are inputs, or outputs
-            terms += max(inputs, center.shape[1:].numel())
-    room = rounding(terms, size.dtype) * size
-    return Layer(center - radius - room, center + radius + room, room)
+        if weights:
+            into, out_of = _terms(layer)
+            forwards, back = forwards + into, back + out_of + center.shape[1:].numel() // BLOCK
+    room = rounding(forwards, size.dtype) * size
+    return Layer(center - radius - room, center + radius + room, rounding(back, size.dtype) * size)
+
+
+def _terms(layer: nn.Module) -> tuple[int, int]:
+    """Return how many inputs an output of a layer with weights is made of, and into how many outputs an input goes."""
+    into = layer.weight[0].numel()
+    if isinstance(layer, nn.Linear):
+        return into, layer.out_features
+    places = math.prod(-(-k // s) for k, s in zip(layer.kernel_size, layer.stride, strict=True))
+    return into, layer.out_channels // layer.groups * places
 
 
 def rounding(terms: int, dtype: torch.dtype) -> float:
     """Return how far a sum of so many products may be off, as a share of the sum of their absolute values."""
-    return (terms / 2 + 4) * torch.finfo(dtype).eps
+    return 1.001 * (terms / 2 + 4) * torch.finfo(dtype).eps
+
+
+def add_up(products: Tensor) -> Tensor:
+    """Return the sum of each row, (R, ...) to (R,), in blocks: of n products no sum has more than n / 64 + 64 terms."""
+    products = products.flatten(1)
+    whole = products.shape[1] // BLOCK * BLOCK
+    return products[:, :whole].unflatten(1, (-1, BLOCK)).sum(2).sum(1) + products[:, whole:].sum(1)
 
 
 # ---------------------------------------------------------------------------------------------------- backwards: CROWN
@@ -184,7 +202,8 @@ def upper_bounds(
             total = total - _dot(positive, above * left)
             rows = torch.addcmul(rows * below, positive, above - below)
     center, radius = ((high + low) / 2)[image], ((high - low) / 2)[image]
-    room = room + rounding(center.shape[1:].numel(), center.dtype) * _dot(rows.abs(), center.abs() + radius)
+    terms = BLOCK + center.shape[1:].numel() // BLOCK
+    room = room + rounding(terms, center.dtype) * _dot(rows.abs(), center.abs() + radius)
     return total + _dot(rows, center) + _dot(rows.abs(), radius) + room
 
 
@@ -196,9 +215,7 @@ def _back(part: nn.Sequential, rows: Tensor, inputs: Tensor) -> tuple[Tensor, Te
 
 def _dot(rows: Tensor, values: Tensor) -> Tensor:
     """Return the inner product of each row with its values, or with the only ones there are."""
-    if len(values) == 1:
-        return rows.flatten(1) @ values.flatten()
-    return (rows * values).flatten(1).sum(1)
+    return add_up(rows * values)
 
 
 def optimised_bounds(

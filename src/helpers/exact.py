@@ -24,7 +24,7 @@ from torch.func import jacrev, vjp, vmap
 
 from helpers._validation import check_classes, check_count, check_images, check_labels, check_logits, check_number
 from helpers.attacks import frozen, margin, pgd
-from helpers.bounds import box, hidden_layers, pieces, rounding
+from helpers.bounds import BLOCK, add_up, box, hidden_layers, pieces, rounding
 from helpers.perturbations import Linf
 from helpers.risk import Attack
 
@@ -247,21 +247,22 @@ class Relaxed:
         for i in reversed(range(len(self.parts))):
             bias, pull = self.steps_back[i]
             room = room + coefficients.abs().flatten(1) @ self.layers[i].room.flatten()
-            total = total + coefficients.flatten(1) @ bias.flatten()
+            total = total + add_up(coefficients * bias)
             coefficients = vmap(lambda row, pull=pull: pull(row)[0])(coefficients[:, None])[:, 0]
             if i > 0:
                 flat, (low, high) = coefficients.flatten(1), self.ends[i - 1]
                 own, slope = flat[:, self.unstable[i - 1]], high / (high - low)
                 line = torch.where(own > 0, slope, value[i - 1]).where(free[i - 1], sign[i - 1].clamp(min=0))
                 height = torch.where(free[i - 1] & (own > 0), -slope * low, 0.0)
-                total = total + (own * height).sum(1)
+                total = total + add_up(own * height)
                 flat = flat * self.on[i - 1]
                 flat[:, self.unstable[i - 1]] = own * line + sign[i - 1] * value[i - 1]
                 coefficients = flat.view_as(coefficients)
                 lines.append(Lines(own, line, height))
         points = torch.where(coefficients > 0, self.high, self.low)
-        room = room + rounding(points.shape[1:].numel(), points.dtype) * (coefficients.abs() * points).flatten(1).sum(1)
-        bounds = total + (coefficients * points).flatten(1).sum(1)
+        terms = BLOCK + points.shape[1:].numel() // BLOCK
+        room = room + rounding(terms, points.dtype) * add_up(coefficients.abs() * points)
+        bounds = total + add_up(coefficients * points)
         return bounds + room, points, lines[::-1], room
 
     def bound(

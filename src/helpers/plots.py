@@ -431,6 +431,11 @@ def tree_frame(looks: Sequence[tuple[int, float, float]], shown: int, alt: str) 
         f'<path d="M40 {zero}h270" stroke="currentColor" stroke-opacity="0.5" stroke-dasharray="4 4"/>',
         f'<text x="34" y="{float(zero) + 5:.1f}" text-anchor="end">0</text>',
     ]
+    for value in (top, bottom):
+        y = place(0, value).split(",")[1]
+        if abs(float(y) - float(zero)) > 16:  # else it would touch the 0
+            text = f"{value:.1f}".replace("-", "\u2212")
+            parts.append(f'<text x="34" y="{float(y) + 5:.1f}" text-anchor="end">{text}</text>')
     for which, color, marker in ((1, BLUE, "above"), (2, ORANGE, "below")):
         points = [place(look[0], look[which]) for look in looks[:shown]]
         line = f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}" stroke-width="3"/>'

@@ -224,7 +224,7 @@ def compare_networks(
 
     options = [(f"{k / 100:.2f}", k / 100) for k in range(31)]
     controls = {
-        "eps": _slider("eps", options, 0.21),
+        "eps": _slider("eps", options, 0.09),
         "digit": _slider("digit", [(str(k + 1), k) for k in range(guess)], 0),
     }
     return Explorer(draw, controls, {"eps": [value for _, value in options[::3]], "digit": range(guess)}, play="eps")
@@ -291,14 +291,14 @@ def tree_explorer(searches: Mapping[str, Sequence[Look]]) -> Explorer:
         steps = looks[image]
         shown = 1 + round((len(steps) - 1) * stage / (stages - 1))
         nodes, upper, lower = steps[shown - 1]
-        words = f"{image}, {nodes} nodes: the largest margin is at least {lower:.2f} and at most {upper:.2f}. "
+        words = f"{image}, {nodes} nodes: the largest margin is at least {lower:.2g} and at most {upper:.2g}. "
         words += "Broken." if lower > 0 else "Proved." if upper < 0 else "Not decided yet."
         return Frame(tree_frame(steps, shown, words), words)
 
     names = list(looks)
     controls = {
         "image": ipywidgets.Dropdown(options=names, value=names[0], description="image"),
-        "stage": _slider("search", [(str(k), k) for k in range(stages)], 0),
+        "stage": _slider("search", [(str(k), k) for k in range(stages)], stages - 1),
     }
     return Explorer(draw, controls, {"image": names, "stage": range(stages)}, play="stage")
 

@@ -10,16 +10,18 @@ from helpers.exercises._check import Case, check
 
 def check_both_ends(both_ends: Callable[[Tensor, Tensor], Tensor], solution: bool = False) -> None:
     """Exercise 9.1: takes broken and proved (N,), bool; returns the two ends of the adversarial error, (2,)."""
-    broken = torch.tensor([True, True, False, False, False, False, False, False])
-    proved = torch.tensor([False, False, True, True, True, False, False, True])
-    ends = torch.tensor([2 / 8, 4 / 8])
+    broken = torch.tensor([True, True, False, False, False, False, False, False, False, False])
+    proved = torch.tensor([False, False, True, True, True, False, False, True, True, True])
+    ends = torch.tensor([2 / 10, 4 / 10])
     mistakes = [
+        (torch.tensor([2 / 10, 6 / 10]), "The second number is the share that is proved; the upper end is the rest."),
         (ends[[0, 0]], "You count the two unknown ones as robust. A time-out proves nothing."),
         (ends[[1, 1]], "You count the two unknown ones as broken. Nobody has broken them."),
-        (torch.tensor([2 / 6, 2 / 6]), "You left the unknown ones out. They are images, too: divide by all N."),
+        (torch.tensor([2 / 8, 2 / 8]), "You left the unknown ones out. They are images, too: divide by all N."),
         (ends.flip(0), "The lower end first."),
-        (torch.tensor([4 / 8, 6 / 8]), "These are the ends of the robust accuracy; the error is one minus that."),
+        (torch.tensor([6 / 10, 8 / 10]), "These are the ends of the robust accuracy; the error is one minus that."),
         (torch.tensor([2.0, 4.0]), "Shares, not counts: divide by N."),
+        (100 * ends, "That is in percent. The check wants shares, from 0 to 1."),
     ]
     hint = "At least what is broken; at most all that is not proved."
     told = "Three answers, two ends. They meet when nothing is unknown."
