@@ -119,7 +119,8 @@ def test_the_bounds_are_compared_on_the_same_digits(tmp_path: Path, monkeypatch)
         rows = [line.split("|")[2:-1] for line in text.splitlines() if line.startswith(f"| {name} |")]
         assert len(rows) == 2
         for ours, mean, _, theirs, other, *_ in rows:
-            assert ours == theirs and float(mean) == pytest.approx(float(other), abs=2e-3)
+            # Ours make room for rounding, a share of the size of the sums; theirs do not.
+            assert ours == theirs and float(mean) == pytest.approx(float(other), abs=2e-3 + 1e-3 * abs(float(other)))
     assert re.search(r"HiGHS took \d+ times as long", text)
 
 

@@ -8,8 +8,8 @@ largest value of a linear function over a box is known. Sources: Gowal et al. 20
 Rounding. Every bound is moved outwards by as much as rounding can move it: a sum of n terms, added up in any order, is
 off by n / 2 machine epsilons times the sum of the terms' absolute values at most, up to terms of second order (Higham
 2002, section 4.2). Long sums are added up in blocks, so that n stays small. So a bound holds for the network as a
-function of real numbers, whatever the processor; on a GPU, only where its convolutions do not use TF32. What the network computes in floating point may differ from that function,
-by its own rounding.
+function of real numbers, whatever the processor; on a GPU, only where its convolutions do not use TF32. What the
+network computes in floating point may differ from that function, by its own rounding.
 """
 
 import math
@@ -203,8 +203,8 @@ def upper_bounds(
             rows = torch.addcmul(rows * below, positive, above - below)
     center, radius = ((high + low) / 2)[image], ((high - low) / 2)[image]
     terms = BLOCK + center.shape[1:].numel() // BLOCK
-    room = room + rounding(terms, center.dtype) * _dot(rows.abs(), center.abs() + radius)
-    return total + _dot(rows, center) + _dot(rows.abs(), radius) + room
+    own = rounding(terms, center.dtype) * (center.abs() + radius)
+    return total + _dot(rows, center) + _dot(rows.abs(), radius + own) + room
 
 
 def _back(part: nn.Sequential, rows: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
