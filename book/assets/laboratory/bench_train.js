@@ -13,6 +13,7 @@ const number = (/** @type {string} */ id) => Number(/** @type {HTMLInputElement}
 let training = false;
 let ready = false;
 /** @type {Float32Array} */ let digit = new Float32Array(784);
+/** @type {number | null} */ let label = null; // of a digit of the test set
 let next = 0; // which digit of the test set comes next
 
 /** @typedef {Record<"clean" | "broken", number>} Errors */
@@ -21,7 +22,7 @@ let next = 0; // which digit of the test set comes next
 function showCurves(history, epochs) {
   for (const name of NETWORKS)
     for (const which of /** @type {const} */ (["clean", "broken"])) {
-      const points = history[name].map((errors, i) => `${((300 * (i + 1)) / epochs).toFixed(1)},${(100 - 100 * errors[which]).toFixed(1)}`);
+      const points = history[name].map((errors, i) => `${((300 * i) / epochs).toFixed(1)},${(100 - 100 * errors[which]).toFixed(1)}`);
       part(`curve-${name}-${which}`).setAttribute("points", points.join(" "));
     }
 }
@@ -32,46 +33,69 @@ function showErrors(name, { clean, broken }) {
   part(`${name}-broken`).textContent = percent(broken);
 }
 
-async function train() {
-  const [eps, epochs] = [number("train-eps"), number("epochs")];
+/** The field's eps, or an error. */
+function trainingEps() {
+  const eps = number("train-eps");
   if (!(eps > 0 && eps <= 0.5)) throw new Error("eps must be above 0, and at most 0.5.");
+  return eps;
+}
+
+async function train() {
+  const [eps, epochs] = [trainingEps(), number("epochs")];
   if (!(Number.isInteger(epochs) && epochs >= 2 && epochs <= 30)) throw new Error("epochs must be a whole number from 2 to 30.");
+  const bar = /** @type {HTMLProgressElement} */ (part("train-progress"));
+  bar.value = 0;
+  bar.max = 2 * epochs;
+  bar.hidden = false;
   training = true;
   ready = false;
   setTraining();
+  try {
+    await learn(eps, epochs, bar);
+    ready = true;
+  } finally {
+    training = false;
+    bar.hidden = true;
+    setTraining();
+  }
+  await read();
+}
+
+/** Train both networks, an epoch of each in turn. @param {number} eps @param {number} epochs @param {HTMLProgressElement} bar */
+async function learn(eps, epochs, bar) {
   const began = performance.now();
-  /** @type {Record<string, Errors[]>} */ const history = { standard: [], robust: [] };
+  const seconds = () => Math.round((performance.now() - began) / 1000);
+  /** @param {string} name @param {number} count */
+  const test = async (name, count) => {
+    const errors = await ask("test", { name, eps, steps: STEPS, count });
+    showErrors(name, errors);
+    return errors;
+  };
+  say("train-status", "Before the first epoch: both networks guess.");
   for (const name of NETWORKS) await ask("train", { name, eps: name === "robust" ? eps : 0, epochs, seed: 0 });
-  const bar = /** @type {HTMLProgressElement} */ (part("train-progress"));
-  bar.hidden = false;
-  bar.max = 2 * epochs;
+  /** @type {Record<string, Errors[]>} */ const history = {};
+  for (const name of NETWORKS) history[name] = [await test(name, TESTED)];
   for (let epoch = 1; epoch <= epochs && training; epoch++) {
+    const left = Math.ceil((seconds() * (epochs + 1 - epoch)) / Math.max(1, epoch - 1) / 60);
+    say("train-status", `Epoch ${epoch} of ${epochs}${epoch > 1 ? `, about ${left} ${left === 1 ? "minute" : "minutes"} left` : ""} …`);
     for (const [i, name] of NETWORKS.entries()) {
       for (let seen = { epoch: 0 }; seen.epoch < epoch && training; ) {
         seen = await ask("batch", { name });
         bar.value = 2 * (epoch - 1) + i + (seen.epoch - epoch + 1);
       }
       if (!training) break;
-      history[name].push(await ask("test", { name, eps, steps: STEPS, count: TESTED }));
-      showErrors(name, history[name][history[name].length - 1]);
+      history[name].push(await test(name, TESTED));
       showCurves(history, epochs);
     }
-    if (training) say("train-status", `Epoch ${epoch} of ${epochs}.`);
   }
-  const stopped = !training;
-  if (!stopped) {
-    say("train-status", "Testing on 1,000 digits …");
-    for (const name of NETWORKS) showErrors(name, await ask("test", { name, eps, steps: STEPS, count: 1000 }));
+  if (!training) {
+    for (const name of NETWORKS) await test(name, TESTED);
+    return say("train-status", `Stopped after ${seconds()} seconds. The networks can be tried as they are; the table has their errors on ${TESTED} digits.`);
   }
-  training = false;
-  ready = true;
-  bar.hidden = true;
-  setTraining();
-  const seconds = Math.round((performance.now() - began) / 1000);
-  const text = (/** @type {string} */ id) => part(id).textContent;
-  say("train-status", stopped ? `Stopped after ${seconds} seconds; the networks can be tried as they are.`
-    : `Done in ${seconds} seconds. On 1,000 digits that neither network has seen, PGD-20 with eps ${eps} makes the standard network err on ${text("standard-broken")} and the robust one on ${text("robust-broken")}.`);
-  await read();
+  say("train-status", "Testing on 1,000 digits …");
+  for (const name of NETWORKS) await test(name, 1000);
+  const [standard, robust] = NETWORKS.map((name) => part(`${name}-broken`).textContent);
+  say("train-status", `Done in ${seconds()} seconds. On 1,000 digits that neither network has seen, PGD-20 with eps ${eps} makes the standard network err on ${standard} and the robust one on ${robust}.`);
 }
 
 function setTraining() {
@@ -99,13 +123,15 @@ const words = (logits) => `${argmax(logits)} (${softmax(logits)[argmax(logits)].
 
 async function attackDigit() {
   if (digit.every((value) => value === 0)) throw new Error("Draw a digit first, or take one from the test set.");
-  const eps = number("train-eps");
+  const eps = trainingEps();
   const said = [];
   for (const name of NETWORKS) {
     const found = await ask("attackDigit", { name, image: digit, eps, steps: STEPS });
     draw(/** @type {HTMLCanvasElement} */ (part(`${name}-attacked`)), found.image);
     part(`${name}-after`).textContent = words(found.logits);
-    said.push(`the ${name} network ${argmax(found.logits) === found.before ? "still says" : `says ${argmax(found.logits)} instead of`} ${found.before}`);
+    const after = argmax(found.logits);
+    const misread = label !== null && found.before !== label ? ` (wrong without an attack: it is a ${label})` : "";
+    said.push(`the ${name} network ${after === found.before ? "still says" : `says ${after} instead of`} ${found.before}${misread}`);
   }
   say("digit-status", `With eps ${eps}, ${said.join(", ")}.`);
 }
@@ -168,6 +194,8 @@ function drawing() {
     if (!drawn) return;
     drawn = false;
     digit = digitOf(pad);
+    label = null;
+    say("digit-status", "");
     await read();
   };
   pad.addEventListener("pointerup", finish);
@@ -175,6 +203,7 @@ function drawing() {
   button("clear", "digit-status", async () => {
     context.clearRect(0, 0, pad.width, pad.height);
     digit = new Float32Array(784);
+    label = null;
     say("digit-status", "");
     await read();
   });
@@ -192,8 +221,7 @@ export async function trainBench() {
   button("attack-digit", "digit-status", attackDigit);
   button("next-digit", "digit-status", async () => {
     part("clear").click();
-    const { image, label } = await ask("digit", { index: next++ % 1000 });
-    digit = image;
+    ({ image: digit, label } = await ask("digit", { index: next++ % 1000 }));
     say("digit-status", `A digit of the test set: ${label}.`);
     await read();
   });

@@ -18,8 +18,10 @@ const canvas = (/** @type {string} */ id) => /** @type {HTMLCanvasElement} */ (p
 /** @type {Float32Array | null} */ let originalLogits = null;
 /** @type {Float32Array | null} */ let shown = null; // what the left picture shows when nobody compares
 let source = "coffee"; // or "" for the reader's own
-let running = false;
+let running = false; // something computes, and the settings are locked
+let stopping = false; // and is to end
 let started = false; // an attack has begun and can take a step
+let draws = 0; // random starts so far
 /** @type {number[]} */ let losses = [];
 
 // ------------------------------------------------------------------------------------------------ settings
@@ -29,6 +31,7 @@ const eps = () => Number(field("eps").value) / unit();
 const steps = () => Number(field("steps").value);
 const stepSize = () => (field("step_size").value === "" ? (2.5 * eps()) / steps() : Number(field("step_size").value) / unit());
 const plain = (/** @type {number} */ value) => String(Number(value.toPrecision(3)));
+const counted = (/** @type {number} */ n, /** @type {string} */ thing) => `${n} ${thing}${n === 1 ? "" : "s"}`;
 
 /** What the form says; an error names the field that is wrong. @returns {Settings} */
 function settings() {
@@ -37,21 +40,24 @@ function settings() {
   if (!(Number.isInteger(steps()) && steps() >= 1 && steps() <= 1000)) throw new Error("steps must be a whole number from 1 to 1000.");
   if (!(stepSize() > 0)) throw new Error("The step size must be above 0, or empty.");
   const targeted = field("goal").value === "targeted";
-  const truth = argmax(/** @type {Float32Array} */ (originalLogits));
+  if (!originalLogits) throw new Error("The classifier has not looked at the picture yet. Choose it once more.");
+  const truth = argmax(originalLogits);
   const goal = targeted ? classCalled(field("target").value) : truth;
   if (targeted && goal === truth) throw new Error(`The classifier says ${names[truth]} already. Choose another target.`);
   return {
     norm: /** @type {Settings["norm"]} */ (field("norm").value), eps: eps(), stepSize: stepSize(), targeted, goal,
-    loss: /** @type {Settings["loss"]} */ (field("loss").value), randomStart: field("random_start").checked, seed: 0,
+    loss: /** @type {Settings["loss"]} */ (field("loss").value), randomStart: field("random_start").checked, seed: draws++,
   };
 }
 
 /** @param {string} name */
 function classCalled(name) {
+  const wanted = name.trim().toLowerCase();
   const exact = names.indexOf(name.trim());
-  const found = exact >= 0 ? exact : names.findIndex((other) => other.toLowerCase() === name.trim().toLowerCase());
-  if (found < 0) throw new Error(`No ImageNet class is called "${name}". Choose one from the list that opens as you type.`);
-  return found;
+  const found = exact >= 0 ? exact : names.findIndex((other) => other.toLowerCase() === wanted);
+  if (found >= 0) return found;
+  const near = wanted ? names.filter((other) => other.toLowerCase().includes(wanted)).slice(0, 5) : [];
+  throw new Error(`No ImageNet class is called "${name}". ${near.length ? `There are: ${near.join(", ")}.` : "Choose one from the list that opens as you type."}`);
 }
 
 /** Write what follows from the settings: units, the default step size, the same as Python, the page's address. */
@@ -77,7 +83,7 @@ function follow() {
     "",
     `model, x = load_classifier(device="cpu"), ${source ? `photograph("${source}")` : "load_image(\"your picture.jpg\")"}`,
     "y = model(x).argmax(1)",
-    ...(field("goal").value === "targeted" ? [`target = torch.tensor([class_index(${JSON.stringify(field("target").value)})])`] : []),
+    ...(field("goal").value === "targeted" ? [`target = torch.tensor([class_index(${JSON.stringify(field("target").value.trim())})])`] : []),
     `x_adv = pgd(model, x, y, ${size(field("eps").value)}${options})`,
     "p, k = model(x_adv).softmax(1).max(1)",
     "print(model.class_names[k], f\"{p.item():.3f}\")",
@@ -109,6 +115,8 @@ function recall() {
     if (input instanceof HTMLInputElement && input.type === "checkbox") input.checked = value === "true";
     else if (input instanceof HTMLSelectElement && ![...input.options].some((option) => option.value === value)) continue;
     else if ((input instanceof HTMLInputElement && input.type !== "file") || input instanceof HTMLSelectElement) input.value = value;
+    else continue;
+    if (part("more").contains(/** @type {Node} */ (input))) /** @type {HTMLDetailsElement} */ (part("more")).open = true;
   }
 }
 
@@ -119,18 +127,23 @@ function showTopFive(logits) {
   const p = logits ? softmax(logits) : new Float32Array(0);
   const truth = originalLogits ? argmax(originalLogits) : undefined;
   const top = [...p.keys()].sort((a, b) => p[b] - p[a]).slice(0, 5);
+  if (top.length && truth !== undefined && !top.includes(truth)) top.push(truth);
   for (const [i, row] of [...part("top-five").querySelectorAll("tbody tr")].entries()) {
     const k = top[i];
     row.children[0].textContent = k === undefined ? "–" : names[k];
     row.children[1].textContent = k === undefined ? "" : p[k].toFixed(3);
     /** @type {HTMLElement} */ (row.children[2].firstElementChild).style.width = k === undefined ? "0" : `${100 * p[k]}%`;
     row.classList.toggle("truth", k !== undefined && k === truth);
+    /** @type {HTMLElement} */ (row).style.visibility = i < 5 || k !== undefined ? "" : "hidden";
   }
 }
 
-/** @param {Float32Array} image @param {Float32Array | null} delta */
-function showImages(image, delta) {
+let kind = "the original";
+/** @param {Float32Array} image @param {Float32Array | null} delta @param {string} what */
+function showImages(image, delta, what) {
   shown = image;
+  kind = what;
+  part("image-name").textContent = what;
   draw(canvas("image"), image);
   drawDelta(canvas("delta"), delta ?? new Float32Array(image.length), AMPLIFIED);
   if (!delta) return part("delta-size").replaceChildren("no change yet");
@@ -143,13 +156,15 @@ function showLosses() {
   const across = 300 / Math.max(steps(), losses.length - 1, 1);
   const points = losses.map((loss, i) => `${(i * across).toFixed(1)},${(100 - (100 * (loss - low)) / (high - low || 1)).toFixed(1)}`);
   part("loss-line").setAttribute("points", points.join(" "));
-  const words = losses.length ? `from ${losses[0].toFixed(2)} at the start to ${losses[losses.length - 1].toFixed(2)} after ${losses.length - 1} steps` : "no attack yet";
+  const zero = low < 0 && high > 0 ? String(100 + (100 * low) / (high - low)) : "-10"; // out of sight
+  for (const end of ["y1", "y2"]) part("loss-zero").setAttribute(end, zero);
+  const words = losses.length ? `from ${losses[0].toFixed(2)} at the start to ${losses[losses.length - 1].toFixed(2)} after ${counted(losses.length - 1, "step")}` : "no attack yet";
   part("loss-words").textContent = words;
 }
 
 /** @param {Seen} seen */
 function show(seen) {
-  showImages(seen.image, seen.delta);
+  showImages(seen.image, seen.delta, "attacked");
   showTopFive(seen.logits);
   losses.push(seen.loss);
   showLosses();
@@ -163,88 +178,105 @@ const verdict = (logits) => {
 
 /** Take another picture. @param {Float32Array} image @param {string} from */
 async function take(image, from) {
-  running = started = false;
+  started = false;
   original = image;
+  originalLogits = null;
   source = from;
+  field("picture").value = from; // an entry without a name stands for the reader's own
   losses = [];
-  showImages(image, null);
+  showImages(image, null, "the original");
   showLosses();
   showTopFive(null);
   follow();
   remember();
   if (!names.length) return;
-  const logits = await ask("classify", { image });
-  if (original !== image) return; // meanwhile the reader has taken another one
-  originalLogits = logits;
-  showTopFive(logits);
-  say("attack-status", `The classifier says: ${verdict(logits)}.`);
+  originalLogits = await ask("classify", { image });
+  showTopFive(originalLogits);
+  say("attack-status", `The classifier says: ${verdict(/** @type {Float32Array} */ (originalLogits))}.`);
 }
 
-/** @param {string} name */
-async function takePhotograph(name) {
-  const answer = await fetch(new URL(`${name}.png`, import.meta.url));
-  if (!answer.ok) throw new Error(`The site has no photograph ${name}.`);
-  await take(await savedImageOf(await answer.blob()), name);
+/** @type {Map<string, Float32Array>} */ const photographs = new Map();
+/** One of the book's photographs, kept for later. @param {string} name */
+async function photograph(name) {
+  const answer = photographs.has(name) ? null : await fetch(new URL(`${name}.png`, import.meta.url)).catch(() => null);
+  if (answer?.ok) photographs.set(name, await savedImageOf(await answer.blob()));
+  const image = photographs.get(name);
+  if (!image) throw new Error(`The photograph ${name} cannot be loaded: the site does not answer.`);
+  return image;
 }
 
 // ------------------------------------------------------------------------------------------------ what is done
 
-async function start() {
-  if (!original) return;
-  const image = original;
-  losses = [];
-  const seen = await ask("start", { image, settings: settings() });
-  started = true;
-  show(seen);
-}
-
-async function step() {
-  if (!started) return start();
-  show(await ask("step"));
-}
-
-async function run() {
-  remember();
-  await start();
+/**
+ * Do something with the settings locked, and unlock them whatever happens.
+ * @param {() => Promise<void>} job
+ */
+async function locked(job) {
+  if (running) return;
+  const focused = document.activeElement;
   running = true;
+  stopping = false;
   setRunning();
-  say("attack-status", "Attacking …");
-  const many = steps();
-  for (let i = 0; i < many && running; i++) await step();
-  const stopped = !running;
-  running = false;
-  setRunning();
-  const best = /** @type {Seen} */ (await ask("best"));
-  showImages(best.image, best.delta);
-  showTopFive(best.logits);
-  const { targeted, goal } = settings();
-  const aim = targeted ? `, the target being ${names[goal]}` : "";
-  say("attack-status", `${stopped ? "Stopped" : "Done"} after ${losses.length - 1} steps. At the strongest point, step ${best.step}, the classifier says ${verdict(best.logits)}${aim}. ${best.fooled ? "The attack succeeded." : "The attack has not succeeded."}`);
+  try {
+    await job();
+  } finally {
+    running = false;
+    setRunning();
+    if (focused instanceof HTMLElement && [document.body, focused].includes(/** @type {HTMLElement} */ (document.activeElement))) focused.focus({ preventScroll: true });
+  }
 }
 
 function setRunning() {
-  for (const id of ["run", "step", "noise", "find"]) /** @type {HTMLButtonElement} */ (part(id)).disabled = running || !names.length;
-  /** @type {HTMLButtonElement} */ (part("stop")).disabled = !running;
+  const locks = [...form.elements, ...["run", "step", "noise", "find", "save", "reset"].map(part)];
+  for (const element of /** @type {HTMLButtonElement[]} */ (locks)) element.disabled = running || (element.classList.contains("needs-classifier") && !names.length);
+  for (const id of ["stop", "find-stop"]) /** @type {HTMLButtonElement} */ (part(id)).disabled = !running || !names.length;
+}
+
+/** @param {Settings} chosen */
+async function start(chosen) {
+  losses = [];
+  show(await ask("start", { image: original, settings: chosen }));
+  started = true;
+}
+
+async function step() {
+  const chosen = settings();
+  remember();
+  if (!started) await start(chosen);
+  const seen = /** @type {Seen} */ (await ask("step"));
+  show(seen);
+  say("attack-status", `Step ${seen.step}: the classifier says ${verdict(seen.logits)}.`);
+}
+
+async function run() {
+  const chosen = settings();
+  const many = steps();
+  remember();
+  say("attack-status", "Attacking …");
+  await start(chosen);
+  for (let i = 0; i < many && !stopping; i++) show(await ask("step"));
+  const best = /** @type {Seen} */ (await ask("best"));
+  showImages(best.image, best.delta, "attacked");
+  showTopFive(best.logits);
+  const aim = chosen.targeted ? `, the target being ${names[chosen.goal]}` : "";
+  say("attack-status", `${stopping ? "Stopped" : "Done"} after ${counted(losses.length - 1, "step")}. At the strongest point, step ${best.step}, the classifier says ${verdict(best.logits)}${aim}. ${best.fooled ? "The attack succeeded." : "The attack has not succeeded."}`);
 }
 
 async function addNoise() {
-  if (!original) return;
-  const image = original;
   const chosen = settings();
   const truth = argmax(/** @type {Float32Array} */ (originalLogits));
+  started = false;
+  losses = [];
+  showLosses();
   let same = 0;
-  running = true;
-  setRunning();
   let i = 0;
-  for (; i < 10 && running; i++) {
-    const seen = await ask("noise", { image, settings: { ...chosen, seed: i } });
+  for (; i < 10 && !stopping; i++) {
+    const seen = await ask("noise", { image: original, settings: { ...chosen, seed: i } });
     same += Number(argmax(seen.logits) === truth);
-    showImages(seen.image, seen.delta);
+    showImages(seen.image, seen.delta, "with noise");
     showTopFive(seen.logits);
   }
-  running = started = false;
-  setRunning();
-  say("attack-status", `Noise of the same size, ${i} draws: the classifier still says ${names[truth]} in ${same} of them.`);
+  say("attack-status", `Noise of the same size, ${counted(i, "draw")}: the classifier still says ${names[truth]} in ${same} of them.`);
 }
 
 async function save() {
@@ -263,60 +295,77 @@ async function judge(file) {
   const logits = await ask("classify", { image });
   const delta = original && image.map((value, i) => value - /** @type {Float32Array} */ (original)[i]);
   started = false;
-  showImages(image, delta);
+  losses = [];
+  showLosses();
+  showImages(image, delta, "the saved picture");
   showTopFive(logits);
   const truth = originalLogits && names[argmax(originalLogits)];
   const still = truth && names[argmax(logits)] !== truth ? "Still adversarial" : "Not adversarial any more";
-  say("attack-status", `Of the saved picture, in whole grey levels, the classifier says ${verdict(logits)}. ${still}: of the picture above it says ${truth}.`);
+  const target = field("goal").value === "targeted" ? ` The target is ${field("target").value.trim()}.` : "";
+  say("attack-status", `Of the saved picture, in whole grey levels, the classifier says ${verdict(logits)}. ${still}: of the picture above it says ${truth}.${target}`);
 }
 
 // ------------------------------------------------------------------------------------------------ the smallest eps
 
+const TRY = 20; // steps for each eps
+
 async function findSmallest() {
-  if (!original) return;
-  const image = original;
   const guess = Number(/** @type {HTMLInputElement} */ (part("guess")).value);
   if (!(guess > 0)) throw new Error("Guess first: a number above 0.");
   const chosen = settings();
+  const linf = chosen.norm === "linf";
   const scale = unit();
   const rows = part("tries");
   rows.replaceChildren();
-  running = true;
-  setRunning();
-  /** Whether an attack of 20 steps succeeds within a budget. @param {number} budget */
+  started = false;
+  losses = [];
+  showLosses();
+  /** Whether an attack succeeds within a budget; null if it was stopped. @param {number} budget @returns {Promise<boolean | null>} */
   const breaks = async (budget) => {
-    let seen = await ask("start", { image, settings: { ...chosen, eps: budget, stepSize: (2.5 * budget) / 20 } });
+    let seen = await ask("start", { image: original, settings: { ...chosen, eps: budget, stepSize: (2.5 * budget) / TRY } });
     let i = 0;
-    for (; i < 20 && !seen.fooled && running; i++) seen = await ask("step");
-    if (!running) return false;
-    showImages(seen.image, seen.delta);
+    for (; i < TRY && !seen.fooled && !stopping; i++) seen = await ask("step");
+    if (!seen.fooled && i < TRY) return null;
+    showImages(seen.image, seen.delta, "attacked");
     showTopFive(seen.logits);
-    say("attack-status", `The search tries eps = ${plain(budget * scale)}: ${seen.fooled ? "broken" : "not broken"}.`);
+    say("attack-status", `The search tries eps = ${plain(budget * scale)}: ${seen.fooled ? "fooled" : "not fooled"}.`);
     const row = document.createElement("tr");
-    for (const cell of [plain(budget * scale), seen.fooled ? `broken in ${i} steps` : `not broken in ${i} steps`, names[argmax(seen.logits)]])
+    for (const cell of [plain(budget * scale), `${seen.fooled ? "fooled" : "not fooled"} after ${counted(i, "step")}`, names[argmax(seen.logits)]])
       row.append(Object.assign(document.createElement("td"), { textContent: cell }));
     rows.append(row);
     return seen.fooled;
   };
-  losses = [];
-  showLosses();
-  let [low, high] = [0, (chosen.norm === "linf" ? 1 : 0.25) / (chosen.norm === "linf" ? 255 : 1)];
-  showRange(0, 2 * high * scale, 2 * high * scale, guess);
-  while (running && high <= 64 / 255 * (chosen.norm === "linf" ? 1 : 255) && !(await breaks(high))) [low, high] = [high, 2 * high];
-  const widest = 1.5 * high * scale;
-  for (let i = 0; i < 7 && running; i++) {
-    showRange(low * scale, high * scale, widest, guess);
-    say("find-status", `Between ${plain(low * scale)} and ${plain(high * scale)}.`);
-    const middle = (low + high) / 2;
-    if (await breaks(middle)) high = middle;
-    else low = middle;
+  const most = linf ? 64 / 255 : 64;
+  let low = 0; // the largest eps at which the attack failed
+  let high = 0; // the smallest at which it succeeded, if it has
+  let widest = (linf ? 2 / 255 : 0.5) * scale; // of what is drawn
+  const soFar = () => `${high ? `fooled at ${plain(high * scale)}` : `not fooled up to ${plain(low * scale)}`}${high && low ? `, not at ${plain(low * scale)}` : ""}`;
+  const progress = () => {
+    showRange(low * scale, high ? high * scale : widest, widest, guess);
+    say("find-status", low || high ? `So far: ${soFar()}.` : "Searching …");
+  };
+  progress();
+  for (let budget = linf ? 1 / 255 : 0.25; !high && budget <= most; budget *= 2) {
+    widest = 1.5 * budget * scale;
+    const fooled = await breaks(budget);
+    if (fooled === null) break;
+    if (fooled) high = budget;
+    else low = budget;
+    progress();
   }
-  const stopped = !running;
-  running = started = false;
-  setRunning();
-  showRange(low * scale, high * scale, widest, guess);
-  const off = guess > high * scale ? `${plain(guess / (high * scale))} times as large` : guess < low * scale ? `${plain((high * scale) / guess)} times too small` : "right";
-  say("find-status", `${stopped ? "Stopped: b" : "B"}etween ${plain(low * scale)} and ${plain(high * scale)}, ${chosen.norm === "linf" ? "in grey levels of 255" : "as a length"}. Your guess, ${plain(guess)}, was ${off}. A stronger attack might need less: this bounds the smallest eps from above only.`);
+  for (let i = 0; high && i < 7 && !stopping; i++) {
+    const middle = (low + high) / 2;
+    const fooled = await breaks(middle);
+    if (fooled === null) break;
+    if (fooled) high = middle;
+    else low = middle;
+    progress();
+  }
+  const found = low || high ? `${soFar()}${linf ? ", in grey levels of 255" : ", as a length"}` : "no try has ended";
+  if (stopping) return say("find-status", `Stopped: ${found}.`);
+  if (!high) return say("find-status", `Done: ${found}. The search goes no further. Take more steps on the bench above, or the other loss.`);
+  const off = guess > high * scale ? `${plain(guess / (high * scale))} times too large` : guess < low * scale ? `${plain((high * scale) / guess)} times too small` : "right";
+  say("find-status", `Done: ${found}. Your guess, ${plain(guess)}, was ${off}. That this attack failed does not say that a stronger one must.`);
 }
 
 /** @param {number} low @param {number} high @param {number} widest @param {number} guess */
@@ -336,7 +385,7 @@ function comparing() {
     if (!original || !shown) return;
     hold.setAttribute("aria-pressed", String(on));
     draw(canvas("image"), on ? original : shown);
-    part("image-name").textContent = on ? "the original" : "the image";
+    part("image-name").textContent = on ? "the original" : kind;
   };
   const keys = new Set([" ", "Enter"]);
   hold.addEventListener("pointerdown", () => set(true));
@@ -345,29 +394,35 @@ function comparing() {
   hold.addEventListener("keyup", (event) => { if (keys.has(event.key)) set(false); });
 }
 
+/** Load the classifier, with a press on either bench. @param {string} pressed */
+async function load(pressed) {
+  const other = /** @type {HTMLButtonElement} */ (part(pressed === "load" ? "find-load" : "load"));
+  other.disabled = true;
+  names = await loadBench("classifier", "attack-progress", pressed).finally(() => { other.disabled = false; });
+  part("classes").replaceChildren(...names.map((name) => Object.assign(document.createElement("option"), { value: name })));
+  for (const id of ["load", "find-load"]) part(id).hidden = true;
+  say("find-status", "Guess, then let the search begin.");
+  await locked(async () => { if (original) await take(original, source); });
+  if (document.activeElement === document.body) part(pressed === "load" ? "run" : "guess").focus({ preventScroll: true });
+  for (const { value } of /** @type {HTMLSelectElement} */ (part("picture")).options) if (value) await photograph(value).catch(() => {}); // for a reader who goes offline
+}
+
 async function main() {
   recall();
-  const wanted = field("picture").value;
-  button("load", "attack-status", async () => {
-    names = await loadBench("classifier", "attack-progress", "load");
-    part("classes").replaceChildren(...names.map((name) => Object.assign(document.createElement("option"), { value: name })));
-    for (const element of document.querySelectorAll(".needs-classifier")) element.removeAttribute("disabled");
-    part("load").hidden = true;
-    say("find-status", "Guess, then let the search begin.");
-    setRunning();
-    if (original) await take(original, source);
-  });
-  part("load").textContent = `Load the classifier (${await sizeOf("classifier")})`;
-  /** @type {HTMLButtonElement} */ (part("load")).disabled = false;
-  button("run", "attack-status", run);
-  button("step", "attack-status", step);
-  button("stop", "attack-status", async () => { running = false; });
-  button("reset", "attack-status", async () => { if (original) await take(original, source); });
-  button("noise", "attack-status", addNoise);
-  button("save", "attack-status", save);
-  button("find", "find-status", findSmallest);
-  button("find-stop", "find-status", async () => { running = false; });
-  const guarded = (/** @type {() => Promise<void>} */ job) => job().catch((error) => say("attack-status", error.message));
+  const wanted = field("picture").value || source;
+  const size = await sizeOf("classifier");
+  for (const [id, status] of [["load", "attack-status"], ["find-load", "find-status"]]) {
+    button(id, status, () => load(id));
+    part(id).textContent = `Load the classifier (${size})`;
+    /** @type {HTMLButtonElement} */ (part(id)).disabled = false;
+  }
+  for (const [id, job] of /** @type {const} */ ([["run", run], ["step", step], ["noise", addNoise], ["save", save]]))
+    button(id, "attack-status", () => locked(job));
+  button("reset", "attack-status", () => locked(async () => { if (original) await take(original, source); }));
+  button("find", "find-status", () => locked(findSmallest));
+  for (const id of ["stop", "find-stop"]) button(id, "attack-status", async () => { stopping = true; });
+  const guarded = (/** @type {() => Promise<void>} */ job) => locked(job).catch((error) => say("attack-status", error.message));
+  const takePhotograph = async (/** @type {string} */ name) => take(await photograph(name), name);
   field("picture").addEventListener("change", () => guarded(() => takePhotograph(field("picture").value)));
   for (const name of ["own", "camera"])
     field(name).addEventListener("change", () => guarded(async () => {
@@ -394,7 +449,6 @@ async function main() {
   form.addEventListener("change", () => { started = false; follow(); remember(); });
   form.addEventListener("submit", (event) => event.preventDefault());
   comparing();
-  setRunning();
   trainBench();
   await guarded(() => takePhotograph(wanted));
 }

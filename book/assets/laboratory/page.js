@@ -26,17 +26,17 @@ export function button(id, status, job) {
 }
 
 /** @type {Worker | null} */ let worker = null;
-/** @type {Map<number, {done: (result: any) => void, fail: (error: Error) => void}>} */ const waiting = new Map();
-/** @type {(here: number, total: number) => void} */ let progressed = () => {};
+/** @typedef {(here: number, total: number) => void} Progress */
+/** @type {Map<number, {done: (result: any) => void, fail: (error: Error) => void, progress: Progress}>} */ const waiting = new Map();
 let last = 0;
 
-/** Ask the worker. @param {string} what @param {object} [rest] @returns {Promise<any>} */
-export function ask(what, rest = {}) {
+/** Ask the worker. @param {string} what @param {object} [rest] @param {Progress} [progress] @returns {Promise<any>} */
+export function ask(what, rest = {}, progress = () => {}) {
   if (!worker) {
     worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     worker.addEventListener("message", ({ data }) => {
-      if (data.progress) return progressed(data.progress, data.total);
-      const { done, fail } = /** @type {NonNullable<ReturnType<typeof waiting.get>>} */ (waiting.get(data.id));
+      const { done, fail, progress: told } = /** @type {NonNullable<ReturnType<typeof waiting.get>>} */ (waiting.get(data.id));
+      if ("progress" in data) return told(data.progress, data.total);
       waiting.delete(data.id);
       if ("error" in data) fail(new Error(data.error));
       else done(data.result);
@@ -47,7 +47,7 @@ export function ask(what, rest = {}) {
     });
   }
   return new Promise((done, fail) => {
-    waiting.set(++last, { done, fail });
+    waiting.set(++last, { done, fail, progress });
     /** @type {Worker} */ (worker).postMessage({ id: last, what, ...rest });
   });
 }
@@ -71,21 +71,19 @@ export async function loadBench(bench, bar, pressed) {
   const label = control.textContent;
   control.disabled = true;
   progress.hidden = false;
-  progressed = (here, total) => {
-    progress.max = total;
-    progress.value = here;
-    control.textContent = here < total ? `Loading: ${megabytes(here)} of ${megabytes(total)}` : "Starting …";
-  };
   try {
     for (const name of "caches" in window ? await caches.keys() : []) // an older book's files
       if (name.startsWith("laboratory-") && name !== `laboratory-${version}`) await caches.delete(name);
-    return await ask("load", { bench });
+    return await ask("load", { bench }, (here, total) => {
+      progress.max = total;
+      progress.value = here;
+      control.textContent = here < total ? `Loading: ${megabytes(here)} of ${megabytes(total)}` : "Starting …";
+    });
   } catch (error) {
     control.disabled = false;
     control.textContent = label;
     throw error;
   } finally {
     progress.hidden = true;
-    progressed = () => {};
   }
 }

@@ -41,6 +41,7 @@ export async function attackDigits(graph, weights, x, labels, eps, steps, look) 
 export function wrongOf(logits, labels) {
   return labels.reduce((wrong, label, i) => {
     const own = logits.subarray(10 * i, 10 * i + 10);
+    if (!own.every(Number.isFinite)) throw new Error("The network's logits are no numbers any more: the training went astray. Train again, with another eps.");
     return wrong + Number(own.some((logit, k) => k !== label && logit >= own[label]));
   }, 0);
 }

@@ -12,6 +12,7 @@ const PIXELS = 784;
 const TEST = 1000; // of the 5,000 digits
 
 /** @type {typeof import("onnxruntime-web/wasm")} */ let ort;
+/** @type {Promise<void> | null} */ let runtime = null; // which the benches share
 /** @type {Session} */ let classifier;
 /** @type {Attack} */ let attack;
 /** @type {Record<"attack" | "train", Session>} */ let graphs;
@@ -22,15 +23,16 @@ const TEST = 1000; // of the 5,000 digits
 /**
  * A file of the laboratory: from this browser's store, or else from the site, and then into the store.
  * @param {string} name @param {(more: number) => void} progress told how many more bytes are here
+ * @param {Promise<void>[]} kept what is being stored meanwhile
  */
-async function fetched(name, progress) {
+async function fetched(name, progress, kept) {
   const url = new URL(`${name}?${version}`, import.meta.url);
   const store = "caches" in self ? await caches.open(STORE + version).catch(() => null) : null;
   let response = await store?.match(url);
   if (!response) {
     response = await fetch(url);
     if (!response.ok || !response.body) throw new Error(`The site has no file ${name} (answer ${response.status}).`);
-    if (store) await store.put(url, response.clone()).catch(() => {}); // no room: it is fetched again next time
+    if (store) kept.push(store.put(url, response.clone()).catch(() => {})); // no room: it is fetched again next time
   }
   const counted = new TransformStream({
     transform(chunk, controller) {
@@ -76,29 +78,41 @@ const graphOf = (which) => async (image, classes, weights) => {
 /** @param {number} from @param {number} to */
 const some = (from, to) => ({ pixels: pixels.subarray(from * PIXELS, to * PIXELS), labels: labels.subarray(from, to) });
 
+/** @param {Promise<Uint8Array>} binary */
+async function startRuntime(binary) {
+  try {
+    const module = await import(new URL("./ort.wasm.min.mjs", import.meta.url).href);
+    module.env.wasm.numThreads = 1;
+    module.env.wasm.wasmBinary = await binary;
+    module.env.wasm.wasmPaths = { mjs: new URL("./ort-wasm-simd-threaded.mjs", import.meta.url).href };
+    ort = module;
+  } catch (error) {
+    runtime = null; // it can be tried again
+    throw error;
+  }
+}
+
 const requests = {
-  /** Fetch what a bench needs, and start it. @param {{bench: "classifier" | "digits"}} what */
-  async load({ bench }) {
+  /** Fetch what a bench needs, and start it. @param {{bench: "classifier" | "digits"}} what @param {number} id */
+  async load({ bench }, id) {
     // A module whose only function multiplies two vectors of four numbers: what every browser since 2021 can.
     const simd = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11);
     if (typeof WebAssembly !== "object" || !WebAssembly.validate(simd) || typeof DecompressionStream !== "function")
       throw new Error("This browser is too old for the laboratory, which needs WebAssembly with SIMD. A current Chrome, Edge, Firefox or Safari has it.");
     const names = bench === "classifier" ? ["classifier.bin", "names.bin"] : ["digits.bin", "digits_attack.bin", "digits_train.bin"];
-    if (!ort) names.unshift("runtime.bin");
+    if (!runtime) names.unshift("runtime.bin");
     const total = names.reduce((sum, name) => sum + bytes[name], 0);
     let here = 0;
-    const files = await Promise.all(names.map((name) => fetched(name, (more) => {
+    /** @type {Promise<void>[]} */ const kept = [];
+    const files = Object.fromEntries(names.map((name) => [name, fetched(name, (more) => {
       here += more;
-      postMessage({ progress: here, total });
-    })));
-    const file = Object.fromEntries(names.map((name, i) => [name, files[i]]));
-    if (!ort) {
-      const runtime = await import(new URL("./ort.wasm.min.mjs", import.meta.url).href);
-      runtime.env.wasm.numThreads = 1;
-      runtime.env.wasm.wasmBinary = file["runtime.bin"];
-      runtime.env.wasm.wasmPaths = { mjs: new URL("./ort-wasm-simd-threaded.mjs", import.meta.url).href };
-      ort = runtime;
-    }
+      postMessage({ id, progress: here, total });
+    }, kept)]));
+    runtime ??= startRuntime(files["runtime.bin"]);
+    runtime.catch(() => {}); // said below, by whoever waits for it
+    const file = Object.fromEntries(await Promise.all(Object.entries(files).map(async ([name, content]) => [name, await content])));
+    await runtime;
+    await Promise.all(kept);
     if (bench === "classifier") {
       classifier = await session(file["classifier.bin"]);
       return JSON.parse(new TextDecoder().decode(file["names.bin"]));
@@ -201,7 +215,7 @@ const requests = {
 
 addEventListener("message", async ({ data: { id, what, ...rest } }) => {
   try {
-    postMessage({ id, result: await requests[/** @type {keyof typeof requests} */ (what)](rest) });
+    postMessage({ id, result: await requests[/** @type {keyof typeof requests} */ (what)](rest, id) });
   } catch (error) {
     postMessage({ id, error: error instanceof Error ? error.message : String(error) });
   }
