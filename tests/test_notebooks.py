@@ -25,7 +25,7 @@ PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CHAPTERS = [path for path in PATHS if path.stem[0].isdigit()]
 HEADINGS = ["What you will be able to do", "Exercises", "What we did not tell you", "References", "Next"]
 MAX_BYTES = 3_000_000
-MAX_IGNORED = 1 / 4  # of a chapter's code cells: those whose output nbval does not compare
+MAX_IGNORED = 6  # cells whose output nbval does not compare, or of a long chapter a third of its code
 MAX_MINUTES = 40  # to read a chapter
 MAX_COLUMNS = 80  # of code
 
@@ -215,7 +215,7 @@ def test_outputs_hold_no_noise(notebook: NotebookNode) -> None:
 
 def test_few_outputs_escape_the_comparison(notebook: NotebookNode) -> None:
     ignored, code = (len(cells(notebook, "code", tag)) for tag in ("nbval-ignore-output", None))
-    assert ignored <= MAX_IGNORED * code
+    assert ignored <= max(MAX_IGNORED, code // 3)
     assert not cells(notebook, "code", "nbval-skip")
 
 
