@@ -150,6 +150,42 @@ def test_equal_terms_that_all_round_the_same_way_get_enough_room(method):
     assert wrong == 0
 
 
+def test_many_small_layers_get_room_for_each_of_their_biases():
+    # Forty layers with one weight and one bias each, chosen so that all round downwards: a referee's counterexample.
+    generator = rng(0)
+    value, layers = torch.ones(1, 1), []
+    for _ in range(40):
+        weights = 1 + 1e-4 * torch.rand(2000, generator=generator)
+        biases = 1e-4 * torch.rand(2000, generator=generator)
+        ends = weights * value[0] + biases
+        worst = (ends.double() - (weights.double() * value[0].double() + biases.double())).argmin()
+        layer = nn.Linear(1, 1).requires_grad_(False)
+        layer.weight[0, 0], layer.bias[0] = weights[worst], biases[worst]
+        layers.append(layer)
+        value = layer(value)
+    chain, x = nn.Sequential(*layers), torch.ones(1, 1)
+    truth = copy.deepcopy(chain).double()(x.double())
+    found = interval_step(chain, x, x)
+    assert found.low.double() < truth < found.high.double()
+
+
+def test_slopes_that_nearly_cancel_do_not_lower_a_bound():
+    # A referee's: the upper line is nearly flat, the lower one is not, and the row is positive.
+    first, last = nn.Linear(1, 2), nn.Linear(2, 1)
+    first.weight.data, first.bias.data = torch.tensor([[-1000.0], [1000.0]]), torch.tensor([0.001, -0.001])
+    last.weight.data, last.bias.data = torch.tensor([[1.0, 2e-6]]), torch.zeros(1)
+    parts = [nn.Sequential(layer.requires_grad_(False)) for layer in (first, last)]
+    low, high = torch.zeros(1, 1), torch.ones(1, 1)
+    layers = [interval_step(parts[0], low, high)]
+    layers.append(interval_step(parts[1], *(end.clamp(min=0) for end in layers[0][:2])))
+    slopes = [torch.tensor([[0.1255, 1e-9]])]
+    row, image = torch.ones(1, 1), torch.zeros(1, dtype=torch.long)
+    bound = upper_bounds(parts, low, high, layers, row, image, slopes=slopes)
+    points = torch.linspace(0, 1, 10_001, dtype=torch.float64)[:, None]
+    hidden = (points * first.weight.double().T + first.bias.double()).clamp(min=0)
+    assert bound.double() >= (hidden @ last.weight.double().T).max()
+
+
 def test_bounds_do_not_depend_on_the_layout_of_memory_or_on_the_rest_of_the_batch():
     made, x, y = problem("convolutional", 3, torch.float32, n=40)
     found = upper_margins(made, x, y, 0.2)

@@ -8,7 +8,8 @@ largest value of a linear function over a box is known. Sources: Gowal et al. 20
 Rounding. Every bound is moved outwards by as much as rounding can move it: a sum of n terms, added up in any order, is
 off by n / 2 machine epsilons times the sum of the terms' absolute values at most, up to terms of second order (Higham
 2002, section 4.2). Long sums are added up in blocks, so that n stays small. So a bound holds for the network as a
-function of real numbers, whatever the processor; on a GPU, only where its convolutions do not use TF32. What the
+function of real numbers, in whatever order a processor adds, if convolutions are such sums: not by way of TF32 on a
+GPU, or of Winograd's or Fourier's transform. Numbers so small that they are rounded to 0 are not counted. What the
 network computes in floating point may differ from that function, by its own rounding.
 """
 
@@ -138,17 +139,18 @@ def interval_step(part: nn.Sequential, low: Tensor, high: Tensor) -> Layer:
 
 
 def _terms(layer: nn.Module) -> tuple[int, int]:
-    """Return how many inputs an output of a layer with weights is made of, and into how many outputs an input goes."""
-    into = layer.weight[0].numel()
+    """Return how many terms an output of a layer with weights has, and how many a coefficient has on the way back."""
+    into = layer.weight[0].numel() + 2  # a bias, and the ends of an interval
     if isinstance(layer, nn.Linear):
-        return into, layer.out_features
+        return into, layer.out_features + 2
     places = math.prod(-(-k // s) for k, s in zip(layer.kernel_size, layer.stride, strict=True))
-    return into, layer.out_channels // layer.groups * places
+    return into, layer.out_channels // layer.groups * places + 2
 
 
 def rounding(terms: int, dtype: torch.dtype) -> float:
     """Return how far a sum of so many products may be off, as a share of the sum of their absolute values."""
-    return 1.001 * (terms / 2 + 4) * torch.finfo(dtype).eps
+    share = (terms / 2 + 4) * torch.finfo(dtype).eps
+    return share / (1 - share)
 
 
 def add_up(products: Tensor) -> Tensor:
@@ -200,7 +202,7 @@ def upper_bounds(
                 below = torch.where((left < 0) & (right > 0), slopes[i - 1], below)
             positive = rows.clamp(min=0)
             total = total - _dot(positive, above * left)
-            rows = torch.addcmul(rows * below, positive, above - below)
+            rows = torch.addcmul((rows - positive) * below, positive, above)
     center, radius = ((high + low) / 2)[image], ((high - low) / 2)[image]
     terms = BLOCK + center.shape[1:].numel() // BLOCK
     own = rounding(terms, center.dtype) * (center.abs() + radius)

@@ -11,6 +11,7 @@ const percent = (/** @type {number} */ share) => `${(100 * share).toFixed(1)} %`
 const number = (/** @type {string} */ id) => Number(/** @type {HTMLInputElement} */ (part(id)).value);
 
 let training = false;
+let attacking = false;
 let ready = false;
 /** @type {Float32Array} */ let digit = new Float32Array(784);
 /** @type {number | null} */ let label = null; // of a digit of the test set
@@ -99,9 +100,9 @@ async function learn(eps, epochs, bar) {
 }
 
 function setTraining() {
-  /** @type {HTMLButtonElement} */ (part("train")).disabled = training;
+  /** @type {HTMLButtonElement} */ (part("train")).disabled = training || attacking;
   /** @type {HTMLButtonElement} */ (part("train-stop")).disabled = !training;
-  for (const id of ["attack-digit", "next-digit"]) /** @type {HTMLButtonElement} */ (part(id)).disabled = !ready;
+  for (const id of ["attack-digit", "next-digit"]) /** @type {HTMLButtonElement} */ (part(id)).disabled = !ready || attacking;
 }
 
 // ------------------------------------------------------------------------------------------------ a digit
@@ -124,13 +125,27 @@ const words = (logits) => `${argmax(logits)} (${softmax(logits)[argmax(logits)].
 async function attackDigit() {
   if (digit.every((value) => value === 0)) throw new Error("Draw a digit first, or take one from the test set.");
   const eps = trainingEps();
+  const [image, truth] = [digit, label];
+  attacking = true;
+  setTraining();
+  try {
+    await attackBoth(image, truth, eps);
+  } finally {
+    attacking = false;
+    setTraining();
+  }
+}
+
+/** @param {Float32Array} image @param {number | null} truth @param {number} eps */
+async function attackBoth(image, truth, eps) {
   const said = [];
   for (const name of NETWORKS) {
-    const found = await ask("attackDigit", { name, image: digit, eps, steps: STEPS });
+    const found = await ask("attackDigit", { name, image, eps, steps: STEPS });
+    if (digit !== image) return; // meanwhile the reader has drawn another one
     draw(/** @type {HTMLCanvasElement} */ (part(`${name}-attacked`)), found.image);
     part(`${name}-after`).textContent = words(found.logits);
     const after = argmax(found.logits);
-    const misread = label !== null && found.before !== label ? ` (wrong without an attack: it is a ${label})` : "";
+    const misread = truth !== null && found.before !== truth ? ` (wrong without an attack: it is a ${truth})` : "";
     said.push(`the ${name} network ${after === found.before ? "still says" : `says ${after} instead of`} ${found.before}${misread}`);
   }
   say("digit-status", `With eps ${eps}, ${said.join(", ")}.`);

@@ -144,7 +144,7 @@ function showImages(image, delta, what) {
   shown = image;
   kind = what;
   part("image-name").textContent = what;
-  draw(canvas("image"), image);
+  draw(canvas("image"), part("compare").getAttribute("aria-pressed") === "true" && original ? original : image);
   drawDelta(canvas("delta"), delta ?? new Float32Array(image.length), AMPLIFIED);
   if (!delta) return part("delta-size").replaceChildren("no change yet");
   const largest = delta.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
@@ -158,7 +158,7 @@ function showLosses() {
   part("loss-line").setAttribute("points", points.join(" "));
   const zero = low < 0 && high > 0 ? String(100 + (100 * low) / (high - low)) : "-10"; // out of sight
   for (const end of ["y1", "y2"]) part("loss-zero").setAttribute(end, zero);
-  const words = losses.length ? `from ${losses[0].toFixed(2)} at the start to ${losses[losses.length - 1].toFixed(2)} after ${counted(losses.length - 1, "step")}` : "no attack yet";
+  const words = losses.length ? `from ${losses[0].toFixed(2)} at the start to ${losses[losses.length - 1].toFixed(2)} after ${counted(losses.length - 1, "step")}` : "none drawn";
   part("loss-words").textContent = words;
 }
 
@@ -253,13 +253,18 @@ async function run() {
   const many = steps();
   remember();
   say("attack-status", "Attacking …");
+  let first = -1; // the first step that fooled
   await start(chosen);
-  for (let i = 0; i < many && !stopping; i++) show(await ask("step"));
+  for (let i = 0; i < many && !stopping; i++) {
+    const seen = /** @type {Seen} */ (await ask("step"));
+    show(seen);
+    if (seen.fooled && first < 0) first = seen.step;
+  }
   const best = /** @type {Seen} */ (await ask("best"));
   showImages(best.image, best.delta, "attacked");
   showTopFive(best.logits);
   const aim = chosen.targeted ? `, the target being ${names[chosen.goal]}` : "";
-  say("attack-status", `${stopping ? "Stopped" : "Done"} after ${counted(losses.length - 1, "step")}. At the strongest point, step ${best.step}, the classifier says ${verdict(best.logits)}${aim}. ${best.fooled ? "The attack succeeded." : "The attack has not succeeded."}`);
+  say("attack-status", `${stopping ? "Stopped" : "Done"} after ${counted(losses.length - 1, "step")}. At the strongest point, step ${best.step}, the classifier says ${verdict(best.logits)}${aim}. ${best.fooled ? `The attack succeeded${first >= 0 ? `, first at step ${first}` : ""}.` : "The attack has not succeeded."}`);
 }
 
 async function addNoise() {
@@ -268,6 +273,7 @@ async function addNoise() {
   started = false;
   losses = [];
   showLosses();
+  say("attack-status", "Adding noise …");
   let same = 0;
   let i = 0;
   for (; i < 10 && !stopping; i++) {
@@ -300,7 +306,7 @@ async function judge(file) {
   showImages(image, delta, "the saved picture");
   showTopFive(logits);
   const truth = originalLogits && names[argmax(originalLogits)];
-  const still = truth && names[argmax(logits)] !== truth ? "Still adversarial" : "Not adversarial any more";
+  const still = truth && names[argmax(logits)] !== truth ? "Still adversarial" : "Not adversarial";
   const target = field("goal").value === "targeted" ? ` The target is ${field("target").value.trim()}.` : "";
   say("attack-status", `Of the saved picture, in whole grey levels, the classifier says ${verdict(logits)}. ${still}: of the picture above it says ${truth}.${target}`);
 }
@@ -427,6 +433,7 @@ async function main() {
   for (const name of ["own", "camera"])
     field(name).addEventListener("change", () => guarded(async () => {
       const [file] = field(name).files ?? [];
+      field(name).value = ""; // so that the same file can be chosen again
       if (file) await take(await imageOf(file), "");
     }));
   field("saved").addEventListener("change", () => guarded(async () => {

@@ -30,7 +30,7 @@ async function fetched(name, progress, kept) {
   const store = "caches" in self ? await caches.open(STORE + version).catch(() => null) : null;
   let response = await store?.match(url);
   if (!response) {
-    response = await fetch(url);
+    response = await fetch(url).catch(() => { throw new Error(`The site does not answer, so ${name} could not be loaded. Is the network on?`); });
     if (!response.ok || !response.body) throw new Error(`The site has no file ${name} (answer ${response.status}).`);
     if (store) kept.push(store.put(url, response.clone()).catch(() => {})); // no room: it is fetched again next time
   }
