@@ -273,6 +273,7 @@ def test_page_in_the_browser(browser, site: str, name: str, screen: dict[str, in
 def plates(page) -> list[str]:
     """Name the figures whose edge is mostly white: on a dark page they are plates that dazzle."""
     found = []
+    page.evaluate(SCROLL)  # what is far from the screen has no size yet
     for image in page.locator("img.drawn:visible").all():
         image.scroll_into_view_if_needed()
         image.evaluate("image => image.decode()")
@@ -380,6 +381,22 @@ def test_what_needs_a_kernel_says_so_and_offers_the_chapter_in_colab(browser, si
     assert link == f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/03_untargeted_pgd.ipynb"
     assert not notes[0].locator("input[type=file], button").count()
     page.context.close()
+
+
+@pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_a_link_to_a_section_arrives_there(browser, site: str, screen: dict[str, int]) -> None:
+    name = "notebooks/03_untargeted_pgd.html"
+    sections = [part["id"] for part in soup(SITE / name).select(".bd-article > section section[id]")]
+    missed = {}
+    for section in sections[1::4]:
+        page, _ = visit(browser, f"{site}/{name}#{section}", viewport=screen)
+        top = f"document.getElementById('{section}').getBoundingClientRect().top"
+        end = "scrollY + innerHeight >= document.scrollingElement.scrollHeight - 2"
+        page.wait_for_timeout(500)
+        if not 0 <= page.evaluate(top) < 200 and not page.evaluate(end):
+            missed[section] = page.evaluate(top)
+        page.context.close()
+    assert len(sections) > 10 and missed == {}
 
 
 def test_a_widget_that_the_site_cannot_draw_is_an_error(browser, tmp_path: Path) -> None:

@@ -27,3 +27,14 @@ document.addEventListener("DOMContentLoaded", () => {
     part.addEventListener("scroll", () => look(part), { passive: true });
   }
 });
+
+// A link to a place far down: what is above it is laid out late (book.css), so the place may have moved since.
+addEventListener("load", () => {
+  const again = (times) => requestAnimationFrame(() => {
+    const place = document.querySelector(":target");
+    if (!place || !times) return;
+    place.scrollIntoView();
+    again(times - 1);
+  });
+  again(5);
+});
