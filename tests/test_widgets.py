@@ -331,7 +331,7 @@ def test_networks_are_compared_each_under_its_own_attack(clock):
         f"{name} {int((network(pgd(network, images, y, 0.01, steps=20)).argmax(1) != y).sum())}"
         for name, network in networks.items()
     ]
-    assert figure.words.value == f"eps 0.01, digit 1 large. Wrong, of 12 digits: {', '.join(wrong)}."
+    assert figure.words.value == f"eps 0.01, picture 1 of 4 large. Wrong, of 12 digits: {', '.join(wrong)}."
 
 
 def test_what_an_attack_sees_is_nothing_behind_a_rounding(clock):

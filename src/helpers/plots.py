@@ -377,7 +377,7 @@ def guess_frame(image: Tensor, said: Mapping[str, int], y: int, number: int) -> 
         "<details><summary>What is it? Guess, then see what the networks say.</summary>"
         f"<p>It is a {y}; {answers}. (The attack was made for the {list(said)[-1]} network.)</p></details>"
     )
-    picture = html_picture(image, f"Attacked digit {number}, for you to guess.", width=168, kind="png")
+    picture = html_picture(image, f"Attacked picture {number}, for you to guess.", width=168, kind="png")
     return _row(picture, f'<div style="flex:1;min-width:15em">{folded}</div>')
 
 

@@ -180,7 +180,7 @@ def gradient_explorer(
 
     controls = {
         "model": ipywidgets.Dropdown(options=list(models), description="model"),
-        "digit": _slider("digit", [(str(k + 1), k) for k in range(len(x))], 0),
+        "digit": _slider("picture", [(str(k + 1), k) for k in range(len(x))], 0),
         "step": _slider("step", range(steps + 1), steps),
     }
     stored = {"model": list(models), "digit": range(len(x)), "step": range(0, steps + 1, 2)}
@@ -220,12 +220,12 @@ def compare_networks(
         answers = dict(zip(networks, large[:, digit].tolist(), strict=True))
         html = guess_frame(images[-1, show + digit], answers, int(y[show + digit]), digit + 1)
         html += digits_frame(images[:, :show], said[:, :show], y[:show], list(networks))
-        return Frame(html, f"eps {eps:.2f}, digit {digit + 1} large. Wrong, of {len(x)} digits: {', '.join(wrong)}.")
+        return Frame(html, f"eps {eps:.2f}, picture {digit + 1} of {guess} large. Wrong, of {len(x)} digits: {', '.join(wrong)}.")
 
     options = [(f"{k / 100:.2f}", k / 100) for k in range(31)]
     controls = {
         "eps": _slider("eps", options, 0.09),
-        "digit": _slider("digit", [(str(k + 1), k) for k in range(guess)], 0),
+        "digit": _slider("picture", [(str(k + 1), k) for k in range(guess)], 0),
     }
     return Explorer(draw, controls, {"eps": [value for _, value in options[::3]], "digit": range(guess)}, play="eps")
 
