@@ -20,6 +20,7 @@ from helpers.bounds import (
     box,
     hidden_layers,
     interval_bounds,
+    interval_margins,
     interval_step,
     optimised_bounds,
     pieces,
@@ -313,6 +314,138 @@ def test_bounds_are_those_of_bound_propagation(seed, method):
         lower = -upper_bounds(parts, low, high, layers, -rows, image).view(-1, 3)
     for ours, other in ((lower, found.lower), (upper, found.upper)):
         assert torch.allclose(ours, other, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ intervals to train with
+
+
+@cases(18)
+@given(st.sampled_from(KINDS), SEEDS, st.sampled_from([0.0, 0.01, 0.1, 0.4]))
+def test_interval_margins_are_the_intervals_of_upper_margins_and_above_every_point(kind, seed, eps):
+    made, x, y = problem(kind, seed)
+    low, high = box(x, eps)
+    found = interval_margins(made, low, high, y).detach()
+    reference = upper_margins(made, x, y, eps, method="interval")
+    true_class = reference.isneginf()
+    assert (found[true_class] == 0).all()
+    if kind == "deep":  # its last part has two layers: `upper_margins` merges both, `interval_margins` the last one
+        assert (found >= reference.masked_fill(true_class, 0) - 1e-9).all()
+    else:
+        assert torch.allclose(found, reference.masked_fill(true_class, 0), atol=1e-9)
+    points = [low + (high - low) * torch.rand(x.shape, generator=rng(seed + i), dtype=x.dtype) for i in range(50)]
+    points += [low, high, pgd(made, x, y, eps, steps=10)]
+    points += [pgd(made, x, y, eps, target=(y + k) % 3, loss="difference", steps=10, keep="last") for k in (1, 2)]
+    for point in points:
+        assert (margins(made, point, y) <= found + 1e-9).all()
+
+
+def merged(flat: list[nn.Module], y: Tensor) -> nn.Sequential:
+    """Return the layers with z_k - z_y in place of the last layer's z_k, for images of one class y."""
+    layers = copy.deepcopy(flat)
+    weight, bias = layers[-1].weight.data, layers[-1].bias.data
+    layers[-1].weight.data, layers[-1].bias.data = weight - weight[y], bias - bias[y]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_interval_margins_and_their_gradient_are_those_of_bound_propagation(seed):
+    made, x, _ = problem("deep", seed)
+    flat = [layer for layer in made.modules() if isinstance(layer, nn.Linear | nn.ReLU)]
+    x, y = x.flatten(1), torch.full((len(x),), seed % 3)
+    network, region = nn.Sequential(*flat), HyperRectangle(*box(x, 0.07))
+    theirs = BoundModelFactory().build(merged(flat, y[0]))
+    upper = theirs.ibp(region).upper
+    ours = interval_margins(network, *box(x, 0.07), y)
+    others = torch.arange(3) != y[0]
+    assert torch.allclose(ours[:, others], upper[:, others], atol=1e-7)
+    ours = torch.autograd.grad(ours[:, others].exp().sum(), network.parameters())
+    upper[:, others].exp().sum().backward()
+    same = [p.grad for p in theirs.parameters()]
+    for grad in same[-2:]:  # of W_k - W_y: what W_k gets, and W_y with the other sign
+        grad[y[0]] = -grad[others].sum(0)
+    for a, b in zip(ours, same, strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-7 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_of_interval_margins_is_that_of_finite_differences(kind):
+    made, x, y = problem(kind, 3, n=2)
+    start = [p.detach().clone().requires_grad_() for p in made.parameters()]
+
+    def bounds_of(low, high, *parameters):
+        # The parameters in their places are leaves of their own, so set what they hold and pass the gradient through.
+        class Held(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, *values):
+                for place, value in zip(made.parameters(), values[2:], strict=True):
+                    place.data = value.detach()
+                with torch.enable_grad():
+                    ends = [value.detach().requires_grad_() for value in values[:2]]
+                    ctx.inputs = [*ends, *made.parameters()]
+                    ctx.found = interval_margins(made, *ends, y)
+                return ctx.found.detach()
+
+            @staticmethod
+            def backward(ctx, grad):
+                return torch.autograd.grad(ctx.found, ctx.inputs, grad, retain_graph=True, allow_unused=True)
+
+        return Held.apply(low, high, *parameters)
+
+    low, high = ((0.1 + 0.8 * end).requires_grad_() for end in box(x, 0.05))
+    assert torch.autograd.gradcheck(bounds_of, (low, high, *start), atol=1e-6)
+
+
+def test_interval_margins_leave_the_model_as_it_is_in_either_mode():
+    made, x, y = problem("convolutional", 0)
+    for mode in (True, False):
+        made.train(mode)
+        before = copy.deepcopy(made.state_dict())
+        interval_margins(made, *box(x, 0.1), y).sum().backward()
+        assert all(torch.equal(a, b) for a, b in zip(before.values(), made.state_dict().values(), strict=True))
+        assert all(module.training == mode for module in made.modules())
+        assert all(p.requires_grad and p.grad is not None for p in made.parameters())
+        made.zero_grad()
+
+
+def test_pieces_are_still_copies_and_frozen():
+    made = network("convolutional", 0)
+    copies = [p for part in pieces(made) for p in part.parameters()]
+    assert not {p.data_ptr() for p in copies} & {p.data_ptr() for p in made.parameters()}
+    assert not any(p.requires_grad for p in copies) and all(p.requires_grad for p in made.parameters())
+
+
+def test_a_layer_that_is_used_twice_counts_twice():
+    relu, middle = nn.ReLU(), nn.Linear(4, 4)
+    twice = nn.Sequential(nn.Linear(3, 4), relu, middle, relu, middle, relu, nn.Linear(4, 2)).double().eval()
+    x, y = random_images(20, (3,), torch.float64, rng(0)), torch.zeros(20, dtype=torch.int64)
+    assert len(pieces(twice)) == 4
+    for method in METHODS:
+        bound = upper_margins(twice, x, y, 0.2, method=method)[:, 1]
+        assert (margins(twice, pgd(twice, x, y, 0.2), y)[:, 1] <= bound).all()
+    assert torch.allclose(interval_margins(twice, *box(x, 0.0), y), margins(twice, x, y))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"low": torch.ones(4, *SHAPE, dtype=torch.float64)}, ValueError, ["high must be at least low"]),
+        ({"y": torch.full((4,), 3)}, ValueError, ["y must", "0 to 2"]),
+        ({"y": torch.zeros(4)}, TypeError, ["y must", "int64"]),
+        ({"network": "resnet"}, TypeError, ["network must", "str"]),
+        ({"network": nn.Sequential(nn.Flatten(), nn.Linear(32, 3), nn.ReLU())}, TypeError, ["must end", "ReLU"]),
+        ({"network": nn.Sequential(nn.Linear(32, 3), nn.Flatten())}, TypeError, ["must end", "Flatten"]),
+        ({"network": nn.Sequential(nn.Flatten(), nn.Tanh(), nn.Linear(32, 3))}, TypeError, ["network.1 is Tanh"]),
+        ({"network": nn.Linear(4, 3).double()}, ValueError, ["logits of shape (N, K)", "(4, 2, 4, 3)"]),
+        ({"network": nn.Sequential(nn.Flatten(), nn.Linear(32, 3))}, TypeError, ["torch.float32", "torch.float64"]),
+    ],
+)
+def test_interval_margins_refuse_what_has_none(changes, error, words):
+    made, x, y = problem("dense", 0)
+    given = {"network": made, "low": (x - 0.1).clamp(0, 1), "high": (x * 0.9), "y": y, **changes}
+    given["high"] = given["high"] if "low" in changes else given["low"]
+    with pytest.raises(error) as caught:
+        interval_margins(**given)
+    assert [word for word in words if word not in str(caught.value)] == []
 
 
 # ------------------------------------------------------------------------------------------------- on the digits

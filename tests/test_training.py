@@ -11,10 +11,12 @@ import pytest
 import torch
 from networks import rng
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
 from helpers.attacks import pgd
+from helpers.bounds import box, interval_margins, proves
 from helpers.data import digits
 from helpers.models import digit_network
 from helpers.risk import adversarial_risk, risk
@@ -330,6 +332,111 @@ def test_an_error_of_the_caller_s_own_comes_through_and_the_model_is_that_of_the
     assert not model.training
 
 
+# ------------------------------------------------------------------------------------------ with a loss of the caller's
+
+
+def plain(model, x, y, eps):
+    return cross_entropy(model(x), y)
+
+
+def intervals(model, x, y, eps):
+    return cross_entropy(interval_margins(model, *box(x, eps), y), y)
+
+
+def test_the_usual_loss_by_the_caller_trains_the_same_network_bit_by_bit(data):
+    x, y = data.x_train[:300], data.y_train[:300]
+    networks = digit_network(), digit_network()
+    first, second = (train(n, x, y, epochs=2, loss=loss) for n, loss in zip(networks, (None, plain), strict=True))
+    assert torch.equal(*map(weights, networks))
+    assert first.loss == second.loss and first.error == second.error
+
+
+def test_an_attack_inside_of_the_loss_is_adversarial_training(data):
+    x, y = data.x_train[:200], data.y_train[:200]
+    inner = partial(pgd, steps=2)
+
+    def attacked(model, x, y, eps):
+        return cross_entropy(model(inner(model, x, y, eps)), y)
+
+    networks = digit_network(), digit_network()
+    for network, how in zip(networks, ({"attack": inner}, {"loss": attacked}), strict=True):
+        train(network, x, y, eps=0.1, epochs=3, eps_ramp=2, **how)
+    assert torch.equal(*map(weights, networks))
+
+
+@pytest.mark.parametrize(("ramp", "epochs"), [(0, 2), (1, 2), (3, 5)])
+def test_the_loss_gets_the_batch_and_the_budget_of_the_ramp_in_training_mode(ramp, epochs):
+    model, given = nn.Linear(1, 2), []
+
+    def loss(passed, x, y, eps):
+        assert passed is model and model.training and torch.is_grad_enabled()
+        assert [int(value > 0.45) for value in x.flatten()] == y.tolist()
+        given.append(eps)
+        return plain(model, x, y, eps)
+
+    train(model, LINE, STEP, loss=loss, eps=0.3, eps_ramp=ramp, epochs=epochs, batch_size=4)
+    assert given[: 3 * ramp] == pytest.approx([0.3 * (i + 1) / (3 * ramp) for i in range(3 * ramp)])
+    assert given[3 * ramp :] == [0.3] * 3 * (epochs - ramp)
+
+
+def test_history_has_the_loss_as_returned_and_the_errors_on_clean_images_before_the_step():
+    model = nn.Linear(1, 2)
+    model.weight.data, model.bias.data = torch.tensor([[-1.0], [1.0]]), torch.tensor([0.6, -0.6])
+
+    def loss(model, x, y, eps):
+        return 7 + 0 * plain(model, 1 - x, y, eps)
+
+    history = train(model, LINE, STEP, loss=loss, epochs=2, batch_size=4, lr=1e-9)
+    assert history.loss == [7, 7] and history.error == [0.1, 0.1]
+
+
+def test_the_look_at_the_clean_images_leaves_batch_norm_and_the_mode_alone():
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    x, y = torch.rand(8, 2, generator=rng(0)), torch.arange(8) % 2
+    modes = []
+
+    def loss(model, x, y, eps):
+        modes.append([module.training for module in model.modules()])
+        return plain(model, x, y, eps)
+
+    train(model, x, y, loss=loss, epochs=1, batch_size=4)
+    assert model[1].num_batches_tracked == 2
+    assert modes == [[True] * 4] * 2
+
+
+def test_a_short_training_on_interval_bounds_is_proved_by_intervals(data):
+    network = digit_network()
+    train(network, data.x_train, data.y_train, epochs=1)
+    train(network, data.x_train, data.y_train, loss=intervals, eps=0.1, eps_ramp=4, epochs=6)
+    x, y = data.x_test[:200], data.y_test[:200]
+    assert proves(network, x, y, 0.1, method="interval").float().mean() > 0.6
+
+
+def test_bounds_that_explode_stop_with_advice_and_leave_the_weights_from_before():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    before = weights(model)
+
+    def infinite(model, x, y, eps):
+        return (1e30 * interval_margins(model, *box(x, eps), y)).square().mean()
+
+    with pytest.raises(FloatingPointError, match=r"epoch 1 the loss is inf.*Try lr below 0\.002, or eps_ramp above 0"):
+        train(model, X, Y, loss=infinite, eps=0.3, epochs=3)
+    assert torch.equal(weights(model), before) and not model.training
+
+    def growing(model, x, y, eps):  # finite, but soon far above the first batch's
+        return (100 * eps) ** 2 * intervals(model, x, y, eps)
+
+    with pytest.raises(FloatingPointError, match=r"mean loss of epoch \d.*Try lr below 0\.001, or eps_ramp above 4\."):
+        train(model, X, Y, loss=growing, eps=0.3, eps_ramp=4, epochs=6, batch_size=4, lr=1e-3)
+
+
+def test_a_loss_that_is_high_in_its_first_batch_is_not_taken_for_divergence(data):
+    def high(model, x, y, eps):
+        return 100 * plain(model, x, y, eps)
+
+    assert train(digit_network(), data.x_train[:200], data.y_train[:200], loss=high, epochs=1).loss[0] > 100
+
+
 # ---------------------------------------------------------------------------------------------------------- diverged
 
 
@@ -409,6 +516,19 @@ def keep(model, x, y, eps):
         ({"attack": keep, "eps": 0.1, "eps_ramp": 0.5}, TypeError, ["eps_ramp must", "whole number", "float"]),
         ({"eps_ramp": 2}, ValueError, ["eps_ramp must", "0 without an attack", "2"]),
         ({"attack": "pgd", "eps": 0.1}, TypeError, ["attack must", "function", "str"]),
+        ({"loss": "hinge"}, TypeError, ["loss must", "function", "str"]),
+        ({"loss": plain, "attack": keep, "eps": 0.1}, ValueError, ["loss and attack", "not both"]),
+        ({"loss": plain, "eps": -0.1}, ValueError, ["eps must", "-0.1"]),
+        ({"loss": plain, "eps_ramp": 2}, ValueError, ["eps_ramp must", "eps is 0", "2"]),
+        ({"loss": plain, "eps": 0.1, "eps_ramp": 10}, ValueError, ["eps_ramp must", "at most 9", "10"]),
+        ({"loss": plain, "eps": 0.1, "eps_ramp": 5, "epochs": 3}, ValueError, ["eps_ramp must", "at most 2", "5"]),
+        ({"loss": lambda *_: 1.0}, TypeError, ["loss must return a tensor", "float"]),
+        ({"loss": lambda *_: None}, TypeError, ["loss must return a tensor", "NoneType"]),
+        ({"loss": lambda m, x, y, e: m(x).sum(1)}, ValueError, ["loss must return one number", "(4,)"]),
+        ({"loss": lambda m, x, y, e: m(x).argmax()}, ValueError, ["loss must return one number", "torch.int64"]),
+        ({"loss": lambda m, x, y, e: m(x).sum().detach()}, ValueError, ["loss must return", "gradient", "detached"]),
+        ({"loss": lambda *_: torch.ones((), requires_grad=True)}, ValueError, ["loss must depend on the model"]),
+        ({"loss": lambda m, x, y, e: m(x).sum() * math.nan}, FloatingPointError, ["the loss is nan", "Try lr below"]),
         ({"validate": lambda model: math.nan}, ValueError, ["validate returns", "nan"]),
         ({"model": nn.Sequential(nn.Linear(3, 2), nn.Softmax(1))}, ValueError, ["model must", "logits", "softmax"]),
     ],

@@ -7,11 +7,11 @@
 - `risk`: risk and adversarial risk, with intervals that say which side they bound
 - `report`: `evaluate`, the book's whole protocol for anybody's classifier; `protocol` is what it runs on a batch of
   images, `sheet` is what its report looks like
-- `training`: the training loop, and the networks of Part II
+- `training`: the training loop, with an attack or a loss of your own, and the networks of Part II
 - `distance`: how small a perturbation fools the model: bisection over eps with any attack, DeepFool, DDN
 - `blackbox`: Square, a random search without gradients
 - `adaptive`: what turns a standard attack into one made for a defence
-- `bounds`: upper bounds of the margin: intervals, CROWN, optimised slopes
+- `bounds`: upper bounds of the margin: intervals (also to train with), CROWN, optimised slopes
 - `exact`: branch and bound on these bounds, and the same question as a mixed-integer program
 - `stored`: results of experiments that take too long for a chapter
 - `plots`, `widgets`: the figures, still and interactive; `explorer`: how the latter follow their controls

@@ -57,30 +57,35 @@ def pieces(network: nn.Module) -> list[nn.Sequential]:
         TypeError: `network` is no module, or has a layer that is none of these.
         ValueError: it is in training mode.
     """
+    if isinstance(network, nn.Module) and any(module.training for module in network.modules()):
+        raise ValueError("network must be in eval mode, for that is what a bound would be about: network.eval()")
+    return [nn.Sequential(*map(deepcopy, part)).requires_grad_(False).eval() for part in _parts(network)]
+
+
+def _parts(network: nn.Module) -> list[list[nn.Module]]:
+    """Return the affine layers between the ReLUs: the network's own, not copies, in whatever mode they are."""
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be a torch.nn.Module; got {type(network).__name__}")
-    if any(module.training for module in network.modules()):
-        raise ValueError("network must be in eval mode, for that is what a bound would be about: network.eval()")
     parts: list[list[nn.Module]] = [[]]
     for layer in _layers(network, "network"):
         if isinstance(layer, nn.ReLU):
             parts.append([])
         else:
             parts[-1].append(layer)
-    return [nn.Sequential(*part).requires_grad_(False).eval() for part in parts]
+    return parts
 
 
 def _layers(module: nn.Module, name: str) -> Iterator[nn.Module]:
     if isinstance(module, NormalizedModel) or type(module).forward is nn.Sequential.forward:
-        for child_name, child in module.named_children():
+        for child_name, child in module._modules.items():  # named_children leaves out a layer that comes again
             yield from _layers(child, f"{name}.{child_name}")
     elif type(module) is Normalize:  # as a convolution with one number for each channel: x / std - mean / std
         scale = 1 / module.std.flatten()
         layer = nn.Conv2d(len(scale), len(scale), 1, groups=len(scale))
         layer.weight, layer.bias = (nn.Parameter(t) for t in (scale.view(-1, 1, 1, 1), -module.mean.flatten() * scale))
-        yield layer
+        yield layer.requires_grad_(False)
     elif type(module) in SUPPORTED:
-        yield deepcopy(module)
+        yield module
     elif type(module) is not nn.Identity:
         names = ", ".join(kind.__name__ for kind in SUPPORTED)
         hint = ""
@@ -136,6 +141,51 @@ def interval_step(part: nn.Sequential, low: Tensor, high: Tensor) -> Layer:
             forwards, back = forwards + into, back + out_of + center.shape[1:].numel() // BLOCK
     room = rounding(forwards, size.dtype) * size
     return Layer(center - radius - room, center + radius + room, rounding(back, size.dtype) * size)
+
+
+def interval_margins(network: nn.Module, low: Tensor, high: Tensor, y: Tensor) -> Tensor:
+    """Return upper bounds of logits_k - logits_y over the box, by intervals, to be differentiated: for training.
+
+    The gradient goes to the network's own parameters. As the last layer's rows are subtracted first, W_k - W_y, what
+    the two logits share does not count twice (Gowal et al. 2018). There is no room for rounding in these bounds: train
+    with them, and certify with `upper_margins`.
+
+    Args:
+        network: of the layers that `pieces` takes, the last of them Linear; in training or in eval mode.
+        low, high: (N, ...), the smallest and largest value of each pixel, as `box` returns them, values in [0, 1].
+        y: (N,), int64, 0 to K - 1.
+
+    Returns:
+        (N, K), in units of the logits; 0 at k = y. As logits of a cross-entropy they give the largest one that the
+        intervals allow.
+
+    Raises:
+        TypeError, ValueError: an argument is not allowed, the network has a layer without a bound, or ends otherwise.
+    """
+    check_box(low, high)
+    check_labels(y, low)
+    parts = _parts(network)
+    last = parts[-1].pop() if parts[-1] else None
+    if not isinstance(last, nn.Linear):
+        raise TypeError(f"network must end with a Linear layer; got {'ReLU' if last is None else type(last).__name__}")
+    check_classes(y, last.out_features)
+    center, radius = (high + low) / 2, (high - low) / 2
+    with explained_dtype(network, low):
+        for i, part in enumerate(parts):
+            if i > 0:
+                low, high = (center - radius).relu(), (center + radius).relu()
+                center, radius = (high + low) / 2, (high - low) / 2
+            for layer in part:
+                absolute = {
+                    name: parameter.abs() if name == "weight" else torch.zeros_like(parameter)
+                    for name, parameter in layer.named_parameters()
+                }
+                center, radius = layer(center), functional_call(layer, absolute, radius)
+        logits = last(center)
+        if logits.ndim != 2:
+            raise ValueError(f"network must return logits of shape (N, K); got {tuple(logits.shape)}")
+        reach = ((last.weight - last.weight[y][:, None]).abs() @ radius[:, :, None])[:, :, 0]
+        return logits - logits.gather(1, y[:, None]) + reach
 
 
 def _terms(layer: nn.Module) -> tuple[int, int]:

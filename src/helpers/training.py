@@ -26,6 +26,8 @@ from helpers.data import digits
 from helpers.models import digit_network, small_network
 from helpers.risk import Attack, adversarial_risk
 
+Loss = Callable[[nn.Module, Tensor, Tensor, float], Tensor]  # (model, x, y, eps) to the batch's mean loss, ()
+
 
 @dataclass
 class History:
@@ -33,6 +35,7 @@ class History:
 
     loss: list[float] = field(default_factory=list)  # mean cross-entropy on the (attacked) training examples, in nats
     error: list[float] = field(default_factory=list)  # share of them that was wrong when it was their turn, 0 to 1
+    # With a loss of the caller's: the mean of what it returned, and the share of the clean examples that was wrong.
     validation: list[float] = field(default_factory=list)  # what `validate` returned; empty without it
     kept: int = 0  # the epoch, counted from 1, whose weights the model is left with; 0 for those it came with
 
@@ -43,6 +46,7 @@ def train(
     y: Tensor,
     *,
     attack: Attack | None = None,
+    loss: Loss | None = None,
     eps: float = 0.0,
     eps_ramp: int = 0,
     epochs: int = 10,
@@ -55,8 +59,9 @@ def train(
     """Train `model` in place with Adam on the cross-entropy, with a progress bar, and leave it in eval mode.
 
     With an attack, each batch is replaced by its attacked version, made afresh with the weights of the moment:
-    adversarial training (Madry et al. 2018, equation 2.1). Without one it is standard training. The learning rate is
-    `lr` for the first half of the steps and then falls in equal parts to 0.
+    adversarial training (Madry et al. 2018, equation 2.1). With a loss, that one is made small instead, for example an
+    upper bound of the worst cross-entropy: certified training. Without either it is standard training. The learning
+    rate is `lr` for the first half of the steps and then falls in equal parts to 0.
 
     Interrupted, by the stop button say, it prints a line and returns: the model and its history can be used. Also after
     an error the model has the weights of `History.kept`, and is in eval mode.
@@ -66,7 +71,9 @@ def train(
         x: (N, ...), values in [0, 1]. y: (N,), int64, 0 to K - 1; classes may be missing, as when a model is tuned to a
             few of its classes. Both on the model's device, x in its dtype.
         attack: function of (model, x, y, eps) that returns adversarial images, such as `partial(pgd, steps=7)`.
-        eps: the attack's budget, in its units; above 0 with an attack, 0 without.
+        loss: function of (model, x, y, eps) that returns the mean loss of a batch, a tensor of shape () with a gradient
+            for the model's parameters; called in training mode. Either an attack or a loss may be given, not both.
+        eps: the budget of the attack or loss, in its units; above 0 with an attack, at least 0 with a loss, 0 without.
         eps_ramp: the epochs, less than `epochs`, in which the budget grows from 0 to `eps`, batch by batch.
         epochs: passes over the data, at least 1. batch_size: at least 1. lr: Adam's learning rate, above 0, at most 1.
         seed: of the order of the examples. The global random state is not used, except by an attack that does.
@@ -79,9 +86,10 @@ def train(
         The history.
 
     Raises:
-        TypeError, ValueError: an argument is not allowed, or the model does not return logits.
+        TypeError, ValueError: an argument is not allowed, the model does not return logits, or the loss no such tensor.
         FloatingPointError: training diverged: a loss or gradient became NaN or infinite, or the mean loss of an epoch
-            exceeded ten times what it was before training, or what guessing would get if that is more.
+            exceeded ten times what it was before training (with a loss of the caller's, in the first batch), or what
+            guessing would get if that is more.
     """
     check_images(x)
     check_labels(y, x)
@@ -92,10 +100,15 @@ def train(
     check_number(eps, "eps", low=0, high=torch.finfo(torch.float32).max)
     if attack is not None and not callable(attack):
         raise TypeError(f"attack must be a function of (model, x, y, eps), such as pgd; got {type(attack).__name__}")
-    if (attack is not None) != (eps > 0):
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss must be a function of (model, x, y, eps) that returns (); got {type(loss).__name__}")
+    if loss is not None and attack is not None:
+        raise ValueError("loss and attack must not both be given: let the loss run the attack")
+    if loss is None and (attack is not None) != (eps > 0):
         raise ValueError(f"eps must be above 0 with an attack and 0 without; got {eps:g} and attack {attack!r}")
-    if attack is None and eps_ramp:
-        raise ValueError(f"eps_ramp must be 0 without an attack; got {eps_ramp}")
+    if eps == 0 and eps_ramp:
+        raise ValueError(f"eps_ramp must be 0 without an attack or a loss, and where eps is 0; got {eps_ramp}")
+    advice = f"Try lr below {lr:g}" + (f", or eps_ramp above {eps_ramp}." if loss is not None and eps > 0 else ".")
     too_much = 10 * _loss_before(model, x[:batch_size], y[:batch_size], y)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     steps = epochs * math.ceil(len(x) / batch_size)
@@ -109,27 +122,37 @@ def train(
             for rows in torch.randperm(len(x), generator=generator).split(batch_size):
                 rows = rows.to(x.device)
                 images, labels = x[rows], y[rows]
-                if attack is not None:
-                    ramp = (schedule.last_epoch + 1) / (steps / epochs * eps_ramp) if eps_ramp else 1
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("ignore", AttackWarning)  # few steps are enough to learn from
-                        images = attack(model, images, labels, eps * min(1, ramp))
-                logits = model(images)
-                loss = F.cross_entropy(logits, labels)
+                ramp = (schedule.last_epoch + 1) / (steps / epochs * eps_ramp) if eps_ramp else 1
+                budget = eps * min(1, ramp)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", AttackWarning)  # few steps are enough to learn from
+                    if attack is not None:
+                        images = attack(model, images, labels, budget)
+                    elif loss is not None:
+                        value = _checked(loss(model, images, labels, budget))
+                if loss is None:
+                    logits = model(images)
+                    value = F.cross_entropy(logits, labels)
+                else:
+                    logits = _said(model, images)
+                    if schedule.last_epoch == 0:
+                        too_much = max(too_much, 10 * value.item())
                 optimizer.zero_grad()
-                loss.backward()
+                value.backward()
+                if loss is not None and all(p.grad is None for p in model.parameters()):
+                    raise ValueError("loss must depend on the model's parameters; none of them gets a gradient")
                 length = torch.nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
-                _check_finite(loss, length, epoch, lr)  # before the step, so that no weight becomes NaN
+                _check_finite(value, length, epoch, advice)  # before the step, so that no weight becomes NaN
                 optimizer.step()
                 schedule.step()
-                loss_sum += loss.item() * len(rows)
+                loss_sum += value.item() * len(rows)
                 wrong += int((logits.argmax(1) != labels).sum())
             model.eval()
             mean = loss_sum / len(x)
             if mean > too_much:
                 raise FloatingPointError(
                     f"training diverged: the mean loss of epoch {epoch + 1} is {mean:.3g}, over {too_much:.3g}. "
-                    f"Try lr below {lr:g}."
+                    + advice
                 )
             validation = []
             if validate is not None:  # it may be interrupted, so before anything is written down
@@ -204,9 +227,32 @@ def _loss_before(model: nn.Module, x: Tensor, y: Tensor, labels: Tensor) -> floa
     return max(F.cross_entropy(logits, y).item(), math.log(classes))
 
 
-def _check_finite(loss: Tensor, length: Tensor, epoch: int, lr: float) -> None:
+def _checked(value: Tensor) -> Tensor:
+    """Check that what the caller's loss returned can be differentiated; whether it is finite is seen later."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"loss must return a tensor of shape (), the batch's mean; got {type(value).__name__}")
+    if value.shape != () or not value.is_floating_point():
+        raise ValueError(
+            f"loss must return one number, the batch's mean, of shape (); got {value.dtype} of shape "
+            f"{tuple(value.shape)}"
+        )
+    if not value.requires_grad:
+        raise ValueError("loss must return a number with a gradient; it has none: was it detached, or under no_grad?")
+    return value
+
+
+@torch.no_grad()
+def _said(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the logits in eval mode, so that batch norm's statistics stay as they are; leave it in training mode."""
+    model.eval()
+    logits = model(x)
+    model.train()
+    return logits
+
+
+def _check_finite(loss: Tensor, length: Tensor, epoch: int, advice: str) -> None:
     if not (loss + length).isfinite():
         raise FloatingPointError(
             f"training diverged: in epoch {epoch + 1} the loss is {loss.item():.3g}, its gradient's length "
-            f"{length.item():.3g}. Try lr below {lr:g}."
+            f"{length.item():.3g}. {advice}"
         )

@@ -15,6 +15,7 @@ from helpers.exercises.chapter_6 import check_distance, check_robust_gaussian, c
 from helpers.exercises.chapter_7 import MysteryDefence, check_eleventh, check_mystery, check_straight_through
 from helpers.exercises.chapter_8 import check_interval_layer, check_proved_by_any, check_relax_relu
 from helpers.exercises.chapter_9 import check_both_ends, check_two_cases
+from helpers.exercises.chapter_10 import check_merged_last, check_mixed_loss, check_small_box
 
 __all__ = [
     "Case",
@@ -30,6 +31,8 @@ __all__ = [
     "check_eps_in_normalized_units",
     "check_interval_layer",
     "check_least_likely",
+    "check_merged_last",
+    "check_mixed_loss",
     "check_mystery",
     "check_pgd_step",
     "check_project",
@@ -38,6 +41,7 @@ __all__ = [
     "check_robust_error",
     "check_robust_gaussian",
     "check_robust_step",
+    "check_small_box",
     "check_smallest_eps",
     "check_softmax",
     "check_straight_through",
