@@ -107,9 +107,10 @@ def certify(
     * Phi^-1(bound) (Cohen et al. 2019, CERTIFY). The two sets of draws must be different: of draws that chose the class
     the bound is not true.
 
-    The noise is not clipped, though it leaves [0, 1]: the theorem is about Gaussian noise. So a `NormalizedModel`,
-    which refuses such pixels, is called as `network(normalize(x))`. Noise is made on the CPU, from the seed, the place
-    of the image in x and the number of the draw. So the same seed and the same x give the same answer on any device and
+    The noise is not clipped, though it leaves [0, 1]: that would smooth another classifier (if you want that one, make
+    the clipping a part of it, `lambda z: model(z.clamp(0, 1))`, here and in `predict`). So a `NormalizedModel`, which
+    refuses such pixels, is called as `network(normalize(x))`. Noise is made on the CPU, from the seed, the place of the
+    image in x and the number of the draw. So the same seed and the same x give the same answer on any device and
     within any memory (but for draws on which two logits are equal up to rounding); x[3:] alone gets other draws.
 
     Meanwhile a model that is an `nn.Module` is in eval mode; it comes back as it was. Only the largest of its outputs
