@@ -41,7 +41,7 @@ WRONG = [
     ("check_radius", lambda h, n, s, a: lower_bound(h, n, a).where(lower_bound(h, n, a) > 0.5, 0.0), "bound of p"),
     ("check_radius", lambda h, n, s, a: None, "returns nothing"),
     ("check_draws_needed", lambda r, s, a: draws(r, s, a) - 1, "round up"),
-    ("check_draws_needed", lambda r, s, a: math.log(a) / norm.logcdf(r / s), "whole"),
+    ("check_draws_needed", lambda r, s, a: math.log(a) / norm.logcdf(r / s), "round up"),
     ("check_draws_needed", lambda r, s, a: draws(r, 1, a), "Sigma is missing"),
     ("check_draws_needed", lambda r, s, a: 1000, "Take logarithms"),
     ("check_linf_radius", lambda r, shape: r, "corners stick out"),

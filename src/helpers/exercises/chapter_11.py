@@ -42,7 +42,6 @@ def check_draws_needed(draws: Callable[[float, float, float], Tensor], solution:
         exactly = math.log(alpha) / math.log(p)
         mistakes = [
             (torch.tensor(math.floor(exactly)), "One draw too few: round up. With fewer the cap is below the radius."),
-            (torch.tensor(exactly), "Draws are whole: round up."),
             (
                 torch.tensor(math.ceil(math.log(alpha) / math.log(torch.special.ndtr(torch.tensor(radius)).item()))),
                 "Sigma is missing: R = sigma Phi^-1(p), so p = Phi(R / sigma).",
@@ -55,7 +54,7 @@ def check_draws_needed(draws: Callable[[float, float, float], Tensor], solution:
 
 
 def check_linf_radius(linf_radius: Callable[[Tensor, tuple[int, ...]], Tensor], solution: bool = False) -> None:
-    """Exercise 11.3: takes l2 radii (N,) and an image's shape; returns the largest l-inf radii that they prove, (N,)."""
+    """Exercise 11.3: takes l2 radii (N,) and an image's shape; returns the l-inf radii that they prove, (N,)."""
     cases = []
     for shape in [(1, 28, 28), (3, 224, 224)]:
         radius, d = torch.tensor([1.0, 0.0, 0.35]), math.prod(shape)
