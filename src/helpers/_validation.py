@@ -81,12 +81,15 @@ def check_labels(y: Tensor, x: Tensor, name: str = "y") -> None:
         raise ValueError(f"{name} must be on the same device as x, {x.device}; got {y.device}")
 
 
-def check_logits(logits: Tensor, n: int) -> None:
+def check_logits(logits: Tensor, n: int, *, probabilities: bool = False) -> None:
     """Check that a model's output looks like logits (N, K) for `n` images.
+
+    Where only the largest of them counts, they may be `probabilities` as well.
 
     Raises:
         TypeError: `logits` is not a floating-point tensor.
-        ValueError: the shape is not (n, K) with K >= 2, a value is NaN or infinite, or the rows are probabilities.
+        ValueError: the shape is not (n, K) with K >= 2, a value is NaN or infinite, or the rows are probabilities and
+            these are not allowed.
     """
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         got = f"a tensor of {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -102,7 +105,7 @@ def check_logits(logits: Tensor, n: int) -> None:
         )
     if not logits.isfinite().all():
         raise ValueError("model returned NaN or infinite logits: a number computed from them would mean nothing")
-    if (logits >= 0).all() and (logits.sum(1) - 1).abs().max() < 1e-4:
+    if not probabilities and (logits >= 0).all() and (logits.sum(1) - 1).abs().max() < 1e-4:
         raise ValueError(
             "model must return logits; it returned probabilities (no negative value, each row sums to 1). "
             "Remove its softmax: the losses take the logits and apply it themselves."

@@ -16,6 +16,7 @@ from helpers.exercises.chapter_7 import MysteryDefence, check_eleventh, check_my
 from helpers.exercises.chapter_8 import check_interval_layer, check_proved_by_any, check_relax_relu
 from helpers.exercises.chapter_9 import check_both_ends, check_two_cases
 from helpers.exercises.chapter_10 import check_merged_last, check_mixed_loss, check_small_box
+from helpers.exercises.chapter_11 import check_draws_needed, check_linf_radius, check_radius
 
 __all__ = [
     "Case",
@@ -27,16 +28,19 @@ __all__ = [
     "check_danskin",
     "check_difference",
     "check_distance",
+    "check_draws_needed",
     "check_eleventh",
     "check_eps_in_normalized_units",
     "check_interval_layer",
     "check_least_likely",
     "check_merged_last",
     "check_mixed_loss",
+    "check_linf_radius",
     "check_mystery",
     "check_pgd_step",
     "check_project",
     "check_proved_by_any",
+    "check_radius",
     "check_relax_relu",
     "check_robust_error",
     "check_robust_gaussian",
