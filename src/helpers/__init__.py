@@ -13,6 +13,8 @@
 - `adaptive`: what turns a standard attack into one made for a defence
 - `bounds`: upper bounds of the margin: intervals, CROWN, optimised slopes
 - `exact`: branch and bound on these bounds, and the same question as a mixed-integer program
+- `spatial`: pictures rotated and shifted, the worst placement of a grid, and patches
+- `tokens`: text as tokens, and a classifier of bytes
 - `stored`: results of experiments that take too long for a chapter
 - `plots`, `widgets`: the figures, still and interactive; `explorer`: how the latter follow their controls
 - `exercises`: the `check_...` functions that the exercises call

@@ -15,11 +15,13 @@ from helpers.exercises.chapter_6 import check_distance, check_robust_gaussian, c
 from helpers.exercises.chapter_7 import MysteryDefence, check_eleventh, check_mystery, check_straight_through
 from helpers.exercises.chapter_8 import check_interval_layer, check_proved_by_any, check_relax_relu
 from helpers.exercises.chapter_9 import check_both_ends, check_two_cases
+from helpers.exercises.chapter_13 import check_best_letters, check_longest, check_universal_step
 
 __all__ = [
     "Case",
     "MysteryDefence",
     "check",
+    "check_best_letters",
     "check_both_ends",
     "check_coverage",
     "check_cross_entropy",
@@ -30,6 +32,7 @@ __all__ = [
     "check_eps_in_normalized_units",
     "check_interval_layer",
     "check_least_likely",
+    "check_longest",
     "check_mystery",
     "check_pgd_step",
     "check_project",
@@ -45,6 +48,7 @@ __all__ = [
     "check_support_l1",
     "check_trades_loss",
     "check_two_cases",
+    "check_universal_step",
     "check_worst_margin_l2",
     "progress",
 ]
