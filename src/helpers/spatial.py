@@ -95,9 +95,8 @@ def paste(x: Tensor, patch: Tensor, top: int | Tensor, left: int | Tensor) -> Te
     check_images(x)
     check_images(patch, "patch")
     if x.ndim != 4 or patch.ndim != 3 or patch.shape[0] != x.shape[1]:
-        raise ValueError(
-            f"patch must have shape ({x.shape[1]}, h, w), for x {tuple(x.shape)}; got {tuple(patch.shape)}"
-        )
+        shapes = f"{tuple(patch.shape)}, and x of shape {tuple(x.shape)}"
+        raise ValueError(f"patch must have shape (C, h, w), with as many channels as x (N, C, H, W); got {shapes}")
     height, width = patch.shape[1:]
     if height > x.shape[2] or width > x.shape[3]:
         raise ValueError(

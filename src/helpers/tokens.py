@@ -1,6 +1,6 @@
 """Text as tokens: a classifier of files that reads bytes, and what an attack on bytes needs.
 
-The classifier is the network of Magika (Fratantonio et al. 2024), with which Google tells file types apart. Its weights
+The classifier is the network of Magika (Fratantonio et al. 2025), with which Google tells file types apart. Its weights
 lie in the wheel `magika` on PyPI (Apache-2.0) as an ONNX file. They are read from there with the package `onnx`;
 nothing of `magika` is imported, and its runtime is not needed.
 """
