@@ -18,9 +18,11 @@ HEAVY = [
     "sklearn",
     "pandas",
     "hypothesis",
+    "onnx",
+    "magika",
 ]
 MODULES = ["helpers", "helpers.models", "helpers.data", "helpers.attacks", "helpers.risk", "helpers.training"]
-MODULES += ["helpers.report"]
+MODULES += ["helpers.report", "helpers.spatial", "helpers.tokens"]
 
 # Refuses every connection, imports one module, and tells which libraries came along with it.
 CODE = """

@@ -14,6 +14,8 @@
 - `bounds`: upper bounds of the margin: intervals (also to train with), CROWN, optimised slopes
 - `exact`: branch and bound on these bounds, and the same question as a mixed-integer program
 - `smoothing`: the vote under Gaussian noise, and the l2 radius that it proves
+- `spatial`: pictures rotated and shifted, the worst placement of a grid, and patches
+- `tokens`: text as tokens, and a classifier of bytes
 - `stored`: results of experiments that take too long for a chapter
 - `plots`, `widgets`: the figures, still and interactive; `explorer`: how the latter follow their controls
 - `exercises`: the `check_...` functions that the exercises call

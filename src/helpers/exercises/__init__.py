@@ -17,11 +17,13 @@ from helpers.exercises.chapter_8 import check_interval_layer, check_proved_by_an
 from helpers.exercises.chapter_9 import check_both_ends, check_two_cases
 from helpers.exercises.chapter_10 import check_merged_last, check_mixed_loss, check_small_box
 from helpers.exercises.chapter_11 import check_draws_needed, check_linf_radius, check_radius
+from helpers.exercises.chapter_13 import check_best_letters, check_longest, check_universal_step
 
 __all__ = [
     "Case",
     "MysteryDefence",
     "check",
+    "check_best_letters",
     "check_both_ends",
     "check_coverage",
     "check_cross_entropy",
@@ -36,6 +38,7 @@ __all__ = [
     "check_merged_last",
     "check_mixed_loss",
     "check_linf_radius",
+    "check_longest",
     "check_mystery",
     "check_pgd_step",
     "check_project",
@@ -53,6 +56,7 @@ __all__ = [
     "check_support_l1",
     "check_trades_loss",
     "check_two_cases",
+    "check_universal_step",
     "check_worst_margin_l2",
     "progress",
 ]
