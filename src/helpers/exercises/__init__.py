@@ -15,6 +15,7 @@ from helpers.exercises.chapter_6 import check_distance, check_robust_gaussian, c
 from helpers.exercises.chapter_7 import MysteryDefence, check_eleventh, check_mystery, check_straight_through
 from helpers.exercises.chapter_8 import check_interval_layer, check_proved_by_any, check_relax_relu
 from helpers.exercises.chapter_9 import check_both_ends, check_two_cases
+from helpers.exercises.chapter_12 import check_follows, check_lift, check_other_class
 
 __all__ = [
     "Case",
@@ -28,9 +29,12 @@ __all__ = [
     "check_distance",
     "check_eleventh",
     "check_eps_in_normalized_units",
+    "check_follows",
     "check_interval_layer",
     "check_least_likely",
+    "check_lift",
     "check_mystery",
+    "check_other_class",
     "check_pgd_step",
     "check_project",
     "check_proved_by_any",
