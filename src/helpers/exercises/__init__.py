@@ -18,6 +18,7 @@ from helpers.exercises.chapter_9 import check_both_ends, check_two_cases
 from helpers.exercises.chapter_10 import check_merged_last, check_mixed_loss, check_small_box
 from helpers.exercises.chapter_11 import check_draws_needed, check_linf_radius, check_radius
 from helpers.exercises.chapter_13 import check_best_letters, check_longest, check_universal_step
+from helpers.exercises.chapter_12 import check_follows, check_lift, check_other_class
 
 __all__ = [
     "Case",
@@ -33,13 +34,16 @@ __all__ = [
     "check_draws_needed",
     "check_eleventh",
     "check_eps_in_normalized_units",
+    "check_follows",
     "check_interval_layer",
     "check_least_likely",
     "check_merged_last",
     "check_mixed_loss",
     "check_linf_radius",
     "check_longest",
+    "check_lift",
     "check_mystery",
+    "check_other_class",
     "check_pgd_step",
     "check_project",
     "check_proved_by_any",
