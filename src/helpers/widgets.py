@@ -220,7 +220,9 @@ def compare_networks(
         answers = dict(zip(networks, large[:, digit].tolist(), strict=True))
         html = guess_frame(images[-1, show + digit], answers, int(y[show + digit]), digit + 1)
         html += digits_frame(images[:, :show], said[:, :show], y[:show], list(networks))
-        return Frame(html, f"eps {eps:.2f}, picture {digit + 1} of {guess} large. Wrong, of {len(x)} digits: {', '.join(wrong)}.")
+        return Frame(
+            html, f"eps {eps:.2f}, picture {digit + 1} of {guess} large. Wrong, of {len(x)} digits: {', '.join(wrong)}."
+        )
 
     options = [(f"{k / 100:.2f}", k / 100) for k in range(31)]
     controls = {

@@ -17,8 +17,8 @@ from helpers.exercises.chapter_8 import check_interval_layer, check_proved_by_an
 from helpers.exercises.chapter_9 import check_both_ends, check_two_cases
 from helpers.exercises.chapter_10 import check_merged_last, check_mixed_loss, check_small_box
 from helpers.exercises.chapter_11 import check_draws_needed, check_linf_radius, check_radius
-from helpers.exercises.chapter_13 import check_best_letters, check_longest, check_universal_step
 from helpers.exercises.chapter_12 import check_follows, check_lift, check_other_class
+from helpers.exercises.chapter_13 import check_best_letters, check_longest, check_universal_step
 
 __all__ = [
     "Case",
@@ -37,11 +37,11 @@ __all__ = [
     "check_follows",
     "check_interval_layer",
     "check_least_likely",
-    "check_merged_last",
-    "check_mixed_loss",
+    "check_lift",
     "check_linf_radius",
     "check_longest",
-    "check_lift",
+    "check_merged_last",
+    "check_mixed_loss",
     "check_mystery",
     "check_other_class",
     "check_pgd_step",
