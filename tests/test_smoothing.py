@@ -472,3 +472,21 @@ def test_counts_are_checked():
         lower_bound(torch.tensor([0.5]), 10, 0.1)
     with pytest.raises(ValueError, match="draws must be at least 1"):
         Smoothed(MODEL, 0.3, draws=0)
+
+
+def test_votes_that_depend_on_the_batch_are_refused() -> None:
+    x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def batchwise(images: torch.Tensor) -> torch.Tensor:  # as batch normalisation in training mode does
+        scores = images.flatten(1)[:, :3]
+        return scores - scores.mean(0)
+
+    with pytest.raises(ValueError, match="whatever else is in its batch"):
+        smoothing.certify(batchwise, x, 0.3, n0=10, n=20)
+
+
+def test_streams_do_not_meet_again_where_only_32_bits_of_a_seed_would_count() -> None:
+    one = torch.zeros(64)
+    first = next(iter(smoothing._blocks(one, 1, 5, smoothing.ESTIMATE, 0)))
+    second = next(iter(smoothing._blocks(one, 1, 5 + 2**32, smoothing.ESTIMATE, 0)))
+    assert not torch.equal(first, second)
