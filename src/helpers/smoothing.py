@@ -130,8 +130,9 @@ def certify(
         The certificates, on the CPU.
 
     Raises:
-        TypeError, ValueError: an argument is not allowed, the model does not return logits, or it is random itself:
-            then a seed does not fix the answer, and draws of one call may share their luck, which no bound here allows.
+        TypeError, ValueError: an argument is not allowed, the model does not return logits, or it is random itself, or
+            what it says of an image depends on the rest of its batch: then a seed does not fix the answer, and draws of
+            one call may share their luck, which no bound here allows.
     """
     check_count(n0, "n0")
     check_count(n, "n")
