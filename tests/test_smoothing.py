@@ -474,8 +474,9 @@ def test_counts_are_checked():
         Smoothed(MODEL, 0.3, draws=0)
 
 
-def test_votes_that_depend_on_the_batch_are_refused() -> None:
-    x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("size", [4, 300])  # of the larger one a block holds a single draw
+def test_votes_that_depend_on_the_batch_are_refused(size: int) -> None:
+    x = torch.rand(2, 1, size, size, generator=torch.Generator().manual_seed(0))
 
     def batchwise(images: torch.Tensor) -> torch.Tensor:  # as batch normalisation in training mode does
         scores = images.flatten(1)[:, :3]

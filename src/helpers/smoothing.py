@@ -289,7 +289,7 @@ def _prepared(model: Model, x: Tensor, sigma: float, seed: int, memory: float) -
     base = _unwrapped(model)
     with frozen(model), explained_dtype(model, x):
         check_logits(model(x[:1]), 1, probabilities=True)  # its own complaints about a shape come from here
-        first = next(_blocks(x[0], 8, seed, SELECT, 0))
+        first = torch.cat(list(_blocks(x[0], min(8, max(2, block)), seed, SELECT, 0)))  # two at least: a batch
         _check_fixed(base, x[0] + sigma * first.to(x.device))
         yield base
 

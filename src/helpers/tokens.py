@@ -8,7 +8,7 @@ nothing of `magika` is imported, and its runtime is not needed.
 import importlib.util
 import json
 from collections.abc import Sequence
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -68,7 +68,7 @@ def every_string(alphabet: Sequence[int], length: int, most: int = 1_000_000) ->
         raise ValueError(
             f"length must leave at most {most:,} strings to try; {length} tokens of {len(letters)} make {told}"
         )
-    return torch.tensor(list(islice(product(letters, repeat=length), count))).view(count, length)
+    return torch.tensor(list(product(letters, repeat=length)))
 
 
 def _power_of_ten(base: int, exponent: int) -> str:
