@@ -126,6 +126,9 @@ AT_NIGHT = {
     "#cc79a7": "#e39cc3",
     "#56b4e9": "#a5dafa",
 }
+# What Pygments writes around names, punctuation and spaces, which have the colour of the text: of a chapter's elements,
+# every third.
+PLAIN_CODE = re.compile(r'<span class="(?:nn?|p|w)">([^<]*)</span>')
 ENLARGED = 1.25  # a figure of 4.8 inches, or 461 pixels, is 576 wide where there is room
 
 
@@ -295,6 +298,7 @@ def complete(
             lambda link: f'href="{"../" * pagename.count("/")}{link[1].replace("&amp;amp;", "&amp;")}"',
             context["body"],
         )
+        context["body"] = PLAIN_CODE.sub(r"\1", context["body"])
         if pagename != config.root_doc:
             context["body"] += citation(config, pagename, unescape(title))
         _, _, following = app.builder.relations.get(pagename, (None, None, None))  # type: ignore[attr-defined]

@@ -38,3 +38,17 @@ addEventListener("load", () => {
   });
   again(5);
 });
+
+// What is laid out late is laid out all the same when the browser has nothing else to do, a section at a time: then
+// nothing moves any more, and each thing is where it seems to be.
+addEventListener("load", () => {
+  const late = [...document.querySelectorAll(".bd-article > section section")];
+  const idle = window.requestIdleCallback ?? ((task) => setTimeout(task, 20));
+  const next = () => {
+    const section = late.shift();
+    if (!section) return;
+    section.style.contentVisibility = "visible";
+    requestAnimationFrame(() => idle(next));
+  };
+  idle(next);
+});
