@@ -55,7 +55,12 @@ WRONG = [
     ("check_lift", lambda g, m: (g.square() * m).sum() / g.square().sum() / m.mean(), "shape"),
     ("check_lift", lambda g, m: share(g, m) - area(m), "not the difference"),
     ("check_lift", lambda g, m: None, "returns nothing"),
-    ("check_other_class", lambda y, g: torch.randint(0, 10, y.shape, generator=g), "a tenth of the labels"),
+    ("check_other_class", lambda y, g: torch.randint(0, 10, y.shape, generator=g), "leave the true class out"),
+    (
+        "check_other_class",
+        lambda y, g: (lambda drawn: drawn + (drawn > y))(torch.randint(0, 9, y.shape, generator=g)),
+        "itself step on",
+    ),
     ("check_other_class", lambda y, g: y, "Only wrong classes"),
     ("check_other_class", lambda y, g: y + torch.randint(1, 10, y.shape, generator=g), "% 10"),
     ("check_other_class", lambda y, g: (y + 1) % 10, "a rule can be learned"),

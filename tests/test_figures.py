@@ -149,6 +149,14 @@ def test_lines_differ_in_colour_and_in_marker(drawn):
     assert first.get_color() != second.get_color() and first.get_marker() != second.get_marker()
 
 
+def test_marks_stand_where_they_say_and_are_no_lines_of_the_legend(drawn):
+    plots.plot_lines([0, 2], {"a": [1, 2], "b": [2, 1]}, xlabel="x", ylabel="y", marks={"here": 1.5})
+    (ax,) = drawn[0].axes
+    assert list(ax.lines[2].get_xdata()) == [1.5, 1.5]
+    assert [text.get_text() for text in ax.texts] == ["here "] and ax.texts[0].get_position()[0] == 1.5
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+
+
 @pytest.mark.parametrize("kind", [torch.int64, torch.float32])
 def test_matrix_has_its_numbers_in_their_fields_legible_on_dark_and_on_bright(drawn, kind):
     values = torch.tensor([[0, 1, 100], [99, 2, 7]], dtype=kind)

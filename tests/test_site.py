@@ -594,6 +594,18 @@ def test_a_missing_page_says_so_at_any_depth(browser, below: str) -> None:
     server.shutdown()
 
 
+def test_what_is_laid_out_late_is_laid_out_soon_and_then_nothing_moves(browser, site: str) -> None:
+    page, _ = visit(browser, f"{site}/notebooks/06_linear_models.html")
+    late = "[...document.querySelectorAll('.bd-article > section section')]"
+    page.wait_for_function(f"{late}.every((part) => getComputedStyle(part).contentVisibility === 'visible')")
+    height = page.evaluate("document.documentElement.scrollHeight")
+    last = page.locator("#references")
+    last.scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    assert abs(page.evaluate("document.documentElement.scrollHeight") - height) < 5
+    page.context.close()
+
+
 def test_a_page_prints(browser, site: str) -> None:
     page, _ = visit(browser, f"{site}/book/cheat_sheet.html", color_scheme="dark")
     page.emulate_media(media="print")

@@ -149,6 +149,7 @@ def plot_lines(
     ylabel: str,
     xscale: str = "linear",
     counts_of: int | None = None,
+    marks: Mapping[str, float] | None = None,
 ) -> None:
     """Plot labelled lines over common x values.
 
@@ -158,6 +159,7 @@ def plot_lines(
         xlabel, ylabel: names of the axes, with units. xscale: "linear" or "log".
         counts_of: if given, the numbers are counts out of this many examples: they are shown as percentages, each with
             its 95 % Wilson interval (Wilson 1927).
+        marks: a word and a place on the horizontal axis, for each dotted upright line that says where something is.
 
     Raises:
         ValueError: a line is not as long as `x`.
@@ -174,6 +176,10 @@ def plot_lines(
                 values = [100 * int(c) / counts_of for c in values]
             axes.plot(x, values, label=label, marker=marker, markevery=max(1, len(x) // 12))
         axes.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale)
+        for word, place in (marks or {}).items():
+            axes.axvline(place, color="0.5", linestyle=":")
+            kept = {"rotation": 90, "ha": "right", "va": "top", "fontsize": 8}
+            axes.text(place, 0.98, f"{word} ", transform=axes.get_xaxis_transform(), **kept)
         if len(lines) > 1:
             axes.legend()
     _show(figure)
