@@ -153,7 +153,7 @@ def test_marks_stand_where_they_say_and_are_no_lines_of_the_legend(drawn):
     plots.plot_lines([0, 2], {"a": [1, 2], "b": [2, 1]}, xlabel="x", ylabel="y", marks={"here": 1.5})
     (ax,) = drawn[0].axes
     assert list(ax.lines[2].get_xdata()) == [1.5, 1.5]
-    assert [text.get_text() for text in ax.texts] == ["here "] and ax.texts[0].get_position()[0] == 1.5
+    assert [text.get_text() for text in ax.texts] == ["here"] and ax.texts[0].get_position()[0] == 1.5
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
 
 
