@@ -44,12 +44,14 @@ PARALLEL := --numprocesses=logical --dist
 # What nbval compares: outputs as text. Of a figure it compares that there is one.
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval.cfg
 JSLINT := oxlint --deny-warnings book/assets tools && tsc --project jsconfig.json
+# A test whose browser died or hung, and was killed, gets a second one; the report names it.
+AGAIN := --reruns 1 --only-rerun "Target.* closed" -rfER
 test: $(ENV) $(PEERS) node_modules/.dev $(LAB) ## check everything: style, helpers, every chapter's outputs, the built site in a browser
 	ruff check . && ruff format --check . && $(JSLINT)
 	pytest tests -m "not site" $(PARALLEL) loadfile
 	pytest $(NBVAL) notebooks $(PARALLEL) loadfile
 	$(MAKE) --no-print-directory book
-	pytest tests -m site $(PARALLEL) load
+	pytest tests -m site $(PARALLEL) load $(AGAIN)
 
 colab: $(ENV) ## rehearse a start in Colab, a part of test (CHAPTERS="01_notation ..." for other chapters)
 	pytest tests -m colab

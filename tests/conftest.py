@@ -5,9 +5,11 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -54,9 +56,29 @@ def site() -> Iterator[str]:
     server.shutdown()
 
 
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Kill this process's browsers if what happens inside lasts longer: Playwright waits for some answers for ever."""
+
+    def kill() -> None:
+        for process in psutil.Process().children(recursive=True):
+            if "chrom" in process.name():
+                process.kill()
+
+    timer = threading.Timer(seconds, kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 @pytest.fixture(scope="session")
-def browser():
-    """A headless Chromium. Without one the test is skipped, which the report's last lines say; in CI it fails."""
+def chromium() -> Iterator[Callable]:
+    """Return a function that gives the running headless Chromium, or starts one.
+
+    With no Chromium on the machine the test is skipped, which the report's last lines say; in CI it fails.
+    """
     executable = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if executable is None:
         if os.environ.get("CI") == "true":
@@ -64,10 +86,24 @@ def browser():
         pytest.skip(NO_BROWSER)
     from playwright.sync_api import sync_playwright
 
+    started = []
+
+    def running():
+        if not started or not started[-1].is_connected():
+            started.append(playwright.chromium.launch(executable_path=executable, args=FLAGS))
+        return started[-1]
+
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield chromium
-        chromium.close()
+        yield running
+        for browser in started:
+            browser.close()
+
+
+@pytest.fixture
+def browser(chromium: Callable):
+    """A headless Chromium that lives through many tests, but dies with one that takes ten minutes."""
+    with patience(600):
+        yield chromium()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

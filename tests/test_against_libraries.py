@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from helpers.data import Digits, digits
 from helpers.distance import ddn, deepfool, smallest_eps
 from helpers.models import digit_network
 from helpers.perturbations import L2
+from helpers.smoothing import certify
 from helpers.training import train
 
 torch.set_num_threads(1)
@@ -182,6 +184,35 @@ def test_square_finds_what_the_authors_code_finds_at_equal_queries_and_more_with
     print(f"Square, {queries} queries: ours {ours}, pyautoattack {theirs[0]}, torchattacks {theirs[1]} of {len(x)}")
     for found in theirs:
         assert found - 2 <= ours <= found + (20 if queries == 100 else 4)
+
+
+def test_certificates_of_smoothing_are_arts_at_equal_counts_and_by_its_own_draws(standard, monkeypatch):
+    from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
+
+    x, sigma, n = data().x_test[:60], 0.5, 1000
+    ours = certify(standard, x, sigma, n=n)
+    options = {"loss": nn.CrossEntropyLoss(), "input_shape": (1, 28, 28), "nb_classes": 10, "device_type": "cpu"}
+    art = PyTorchRandomizedSmoothing(standard, sample_size=100, scale=sigma, alpha=0.001, **options)
+    assert not standard.training
+
+    np.random.seed(0)  # where ART's noise comes from
+    labels, radii = art.certify(x.numpy(), n, batch_size=500)
+    both = torch.from_numpy(labels == ours.label.numpy()) & (ours.label >= 0)
+    apart = torch.from_numpy(radii)[both] - ours.radius[both]
+    print(f"own draws: the same class on {int(both.sum())} of {len(x)}; radius {apart.mean():+.4f} in the mean")
+    assert both.double().mean() > 0.8
+    assert not ((torch.from_numpy(labels) != ours.label) & (torch.from_numpy(labels) >= 0) & (ours.label >= 0)).any()
+    assert apart.mean().abs() < 4 * apart.std() / len(apart) ** 0.5
+
+    counts = []  # equal counts: the votes that choose the class, then the hits
+    for label, hits in zip(ours.label.tolist(), ours.hits.tolist(), strict=True):
+        chosen = np.eye(10, dtype=int)[max(label, 0)]
+        counts += [100 * chosen, hits * chosen]
+    draws = iter(counts)
+    monkeypatch.setattr(art, "_prediction_counts", lambda *_, **__: next(draws))
+    labels, radii = art.certify(x.numpy(), n)
+    assert labels.tolist() == ours.label.tolist() and (ours.label == -1).any()
+    torch.testing.assert_close(torch.from_numpy(radii), ours.radius, rtol=0, atol=1e-9)
 
 
 # --------------------------------------------------------------------------------------- where they do not, and why

@@ -8,39 +8,13 @@ from torch.nn.functional import cross_entropy
 pytestmark = pytest.mark.usefixtures("nothing_solved_yet")
 
 
-def merged_last(W, b, low, high, y):
-    D = W - W[y][:, None]
-    c, r = (low + high) / 2, (high - low) / 2
-    return torch.einsum("nkd,nd->nk", D, c) + b - b[y][:, None] + torch.einsum("nkd,nd->nk", D.abs(), r)
+def worst_inputs(W, low, high, y):
+    return torch.where(W - W[y][:, None] > 0, high[:, None], low[:, None])
 
 
-def merged_by_signs(W, b, low, high, y):
-    rows = []
-    for i in range(len(y)):
-        D = W - W[y[i]]
-        rows.append(D.clamp(min=0) @ high[i] + D.clamp(max=0) @ low[i] + b - b[y[i]])
-    return torch.stack(rows)
-
-
-def subtracted_afterwards(W, b, low, high, y, zero=False):
-    c, r = (low + high) / 2, (high - low) / 2
-    upper, lower = c @ W.T + b + r @ W.abs().T, c @ W.T + b - r @ W.abs().T
-    found = upper - lower.gather(1, y[:, None])
-    return found.scatter(1, y[:, None], 0) if zero else found
-
-
-def upper_ends(W, b, low, high, y):
-    return merged_last(W, b, high, high, y)
-
-
-def lower_bounds(W, b, low, high, y):
-    return -merged_last(-W, -b, low, high, y)
-
-
-def absolute_too_early(W, b, low, high, y):
-    D, A = W - W[y][:, None], W.abs() - W[y].abs()[:, None]
-    c, r = (low + high) / 2, (high - low) / 2
-    return torch.einsum("nkd,nd->nk", D, c) + b - b[y][:, None] + torch.einsum("nkd,nd->nk", A.abs(), r)
+def one_by_one(W, low, high, y):
+    rows = [[low[i] + (high[i] - low[i]) * (W[k] > W[y[i]]) for k in range(len(W))] for i in range(len(y))]
+    return torch.stack([torch.stack(row) for row in rows])
 
 
 def mixed_loss(logits, margins, y, kappa):
@@ -72,27 +46,19 @@ def center(x, a, eps, share):
 
 
 RIGHT = [
-    ("check_merged_last", merged_last),
-    ("check_merged_last", merged_by_signs),
+    ("check_worst_inputs", worst_inputs),
+    ("check_worst_inputs", one_by_one),
     ("check_mixed_loss", mixed_loss),
     ("check_mixed_loss", lambda *args: each(*args).mean()),
     ("check_small_box", small_box),
 ]
 
 WRONG = [
-    ("check_merged_last", subtracted_afterwards, "subtract the rows first"),
-    ("check_merged_last", lambda *args: subtracted_afterwards(*args, zero=True), "subtract the rows first"),
-    ("check_merged_last", lower_bounds, "lower bounds"),
-    ("check_merged_last", lambda W, b, *rest: merged_last(W, 0 * b, *rest), "constants are missing"),
-    (
-        "check_merged_last",
-        lambda W, b, low, high, y: merged_last(W, b, low, high, y) + b[y][:, None],
-        "b_y is subtracted",
-    ),
-    ("check_merged_last", upper_ends, "All inputs at their upper ends"),
-    ("check_merged_last", absolute_too_early, "comes after the difference"),
-    ("check_merged_last", lambda *args: -merged_last(*args), "not z_y - z_k"),
-    ("check_merged_last", lambda *args: merged_last(*args)[0], "shape (3, 3)"),
+    ("check_worst_inputs", lambda W, a, b, y: torch.where(W > 0, b[:, None], a[:, None]), "subtract row y of W first"),
+    ("check_worst_inputs", lambda W, a, b, y: worst_inputs(W, b, a, y), "smallest"),
+    ("check_worst_inputs", lambda W, a, b, y: torch.where(W >= W[y][:, None], b[:, None], a[:, None]), "rows agree"),
+    ("check_worst_inputs", lambda *args: worst_inputs(*args).amax(1), "shape (3, 3, 2)"),
+    ("check_worst_inputs", lambda W, a, b, y: (a + b)[:, None].expand(3, 3, 2) / 2, "is the upper end"),
     ("check_mixed_loss", lambda a, b, y, kappa: mixed_loss(a, b, y, 1 - kappa), "other way"),
     ("check_mixed_loss", lambda a, b, y, k: cross_entropy(a, y) + k * cross_entropy(b, y), "add up to 1"),
     ("check_mixed_loss", lambda a, b, y, k: k * cross_entropy(a, y) + cross_entropy(b, y), "add up to 1"),

@@ -59,7 +59,7 @@ WRONG = [
     (
         "check_other_class",
         lambda y, g: (lambda drawn: drawn + (drawn > y))(torch.randint(0, 9, y.shape, generator=g)),
-        "itself step on",
+        "must step on, too",
     ),
     ("check_other_class", lambda y, g: y, "Only wrong classes"),
     ("check_other_class", lambda y, g: y + torch.randint(1, 10, y.shape, generator=g), "% 10"),

@@ -8,8 +8,20 @@ from conftest import answer_tests
 pytestmark = pytest.mark.usefixtures("nothing_solved_yet")
 
 
+def onto(delta, eps):
+    return delta * min(1.0, eps / delta.norm().item())
+
+
+def unit(gradient):
+    return gradient / gradient.norm()
+
+
 def universal_step(delta, grads, step, eps):
-    return (delta + step * grads.sum(0).sign()).clamp(-eps, eps)
+    return onto(delta + step * unit(grads.sum(0)), eps)
+
+
+def projected_by_renorm(delta, grads, step, eps):
+    return (delta + step * unit(grads.mean(0))).flatten()[None].renorm(2, 0, eps).view(delta.shape)
 
 
 def longest(size, budget):
@@ -25,20 +37,23 @@ def best_letters(gradient, allowed):
 
 RIGHT = [
     ("check_universal_step", universal_step),
-    ("check_universal_step", lambda d, g, s, e: (d + s * g.mean(0).sign()).clamp(-e, e)),
+    ("check_universal_step", projected_by_renorm),
     ("check_longest", longest),
     ("check_best_letters", best_letters),
     ("check_best_letters", lambda g, a: best_letters(g, a).tolist()),
 ]
 WRONG = [
-    ("check_universal_step", lambda d, g, s, e: d + s * g.sum(0).sign(), "project after the step"),
-    ("check_universal_step", lambda d, g, s, e: (d - s * g.sum(0).sign()).clamp(-e, e), "That goes down"),
-    ("check_universal_step", lambda d, g, s, e: (d + s * g.sign().sum(0).sign()).clamp(-e, e), "vote"),
-    ("check_universal_step", lambda d, g, s, e: (d + s * g.sign().mean(0)).clamp(-e, e), "then take one sign"),
-    ("check_universal_step", lambda d, g, s, e: (d + s * g.mean(0)).clamp(-e, e), "a sign, not the gradient"),
-    ("check_universal_step", lambda d, g, s, e: (d + s * g.sum(0)).clamp(-e, e), "a sign, not the gradient"),
-    ("check_universal_step", lambda d, g, s, e: (s * g.sum(0).sign()).clamp(-e, e), "begin at 0"),
-    ("check_universal_step", lambda d, g, s, e: (d + s * g.sign()).clamp(-e, e), "should have shape"),
+    ("check_universal_step", lambda d, g, s, e: d + s * unit(g.sum(0)), "project after the step"),
+    ("check_universal_step", lambda d, g, s, e: universal_step(d, -g, s, e), "That goes down"),
+    ("check_universal_step", lambda d, g, s, e: onto(d + s * unit(sum(map(unit, g))), e), "vote"),
+    ("check_universal_step", lambda d, g, s, e: onto(d + s * sum(map(unit, g)) / 3, e), "divide by one length"),
+    ("check_universal_step", lambda d, g, s, e: onto(d + s * g.sum(0).sign(), e), "steepest step in l-inf"),
+    ("check_universal_step", lambda d, g, s, e: onto(d + s * g.mean(0), e), "divided by its length"),
+    ("check_universal_step", lambda d, g, s, e: onto(d + s * g.sum(0), e), "divided by its length"),
+    ("check_universal_step", lambda d, g, s, e: (d + s * unit(g.sum(0))).clamp(-e, e), "project"),
+    ("check_universal_step", lambda d, g, s, e: e * unit(d + s * unit(g.sum(0))), "never up"),
+    ("check_universal_step", lambda d, g, s, e: onto(s * unit(g.sum(0)), e), "begin at 0"),
+    ("check_universal_step", lambda d, g, s, e: onto(d + s * g, e), "should have shape"),
     ("check_universal_step", lambda d, g, s, e: d.add_(g.sum(0)), "in place"),
     ("check_longest", lambda size, budget: math.floor(math.log(budget) / math.log(size)), "floating point"),
     ("check_longest", lambda size, budget: longest(size, budget) + 1, "one too long"),

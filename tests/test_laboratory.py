@@ -1,7 +1,9 @@
 """The laboratory, in the reader's place: a browser. What it computes is compared with PyTorch, and its page is used."""
 
 import io
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -278,22 +280,26 @@ def test_a_search_that_is_stopped_claims_only_what_it_has_tried(laboratory) -> N
     assert "guess" not in status(laboratory, "find")
 
 
-FRAMES = """() => { window.gaps = []; let last = performance.now();
-  const look = (now) => { gaps.push(now - last); last = now; requestAnimationFrame(look); };
-  requestAnimationFrame((now) => { last = now; requestAnimationFrame(look); }); }"""
+def longest_task(browser, page, act: Callable[[], object]) -> float:
+    """Return the milliseconds of the processor that the page's longest task takes while `act` runs.
+
+    Not of the clock: on a busy machine the clock also counts what other processes do.
+    """
+    browser.start_tracing(page=page, categories=["toplevel", "disabled-by-default-devtools.timeline"])
+    act()
+    events = json.loads(browser.stop_tracing())["traceEvents"]
+    named = [event for event in events if event["name"] == "thread_name"]
+    pages = {(event["pid"], event["tid"]) for event in named if event["args"]["name"] == "CrRendererMain"}
+    tasks = [event for event in events if event["name"] == "RunTask" and (event["pid"], event["tid"]) in pages]
+    return max(task["tdur"] for task in tasks if "tdur" in task) / 1000
 
 
-def test_the_page_never_stalls(laboratory) -> None:
+def test_the_page_never_stalls(laboratory, browser) -> None:
     load(laboratory)
     run(laboratory)  # scripts are compiled
-    longest = []
-    for _ in range(3):  # a busy machine stalls anything now and then
-        laboratory.evaluate(FRAMES)
-        run(laboratory)
-        longest.append(laboratory.evaluate("Math.max(...gaps)"))
-        if longest[-1] < 50:
-            break
-    assert min(longest) < 51, longest
+    assert longest_task(browser, laboratory, lambda: run(laboratory)) < 50
+    stall = "const from = performance.now(); while (performance.now() - from < 200);"  # would be seen
+    assert longest_task(browser, laboratory, lambda: laboratory.evaluate(f"() => {{ {stall} }}")) > 50
 
 
 def test_own_pictures_are_read_as_load_image_reads_them(laboratory) -> None:
@@ -342,7 +348,7 @@ def test_the_keyboard_compares_with_the_original(laboratory) -> None:
 
 def test_the_robust_network_withstands_what_the_standard_one_does_not(laboratory) -> None:
     load(laboratory, "-digits")
-    laboratory.fill("#lab-epochs", "6")
+    laboratory.fill("#lab-epochs", "4")
     laboratory.click("#lab-train")
     laboratory.wait_for_function(
         "/^Done/.test(document.getElementById('lab-train-status').textContent)", timeout=280_000

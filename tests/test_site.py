@@ -17,8 +17,9 @@ import pytest
 import yaml
 from book_site import site_address
 from bs4 import BeautifulSoup
-from conftest import ROOT, SITE, serve
+from conftest import ROOT, SITE, patience, serve
 from PIL import Image
+from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from repository import address, owner_and_name
 
@@ -689,3 +690,9 @@ def test_the_link_check_notices_what_is_planted(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text('<h1 id="top">A</h1><a href="b.html"></a><a href="#top"></a><a href="#gone"></a>')
     assert len(broken_links(tmp_path, "a.html")) == 2
     assert foreign_parts(BeautifulSoup('<link rel="stylesheet" href="//elsewhere.example/a.css">', "html.parser"))
+
+
+def test_a_browser_that_hangs_is_killed_and_the_next_test_has_another(chromium) -> None:
+    with patience(1), pytest.raises(PlaywrightError, match="closed"):
+        chromium().new_page().evaluate("new Promise(() => {})")
+    assert chromium().new_page().evaluate("6 * 7") == 42

@@ -32,7 +32,7 @@ def test_an_experiment_is_run_only_where_it_is_asked_for(folder, monkeypatch, ca
     capsys.readouterr()
     assert stored("lengths", never) == {"a": [1, 3]}
     assert re.fullmatch(
-        r"Stored: computed on \d{4}-\d\d-\d\d in 0 CPU s\. RECOMPUTE=1 runs it again\.\n", capsys.readouterr().out
+        r"Stored: computed on \d{4}-\d\d-\d\d in 0 CPU s\.\nRECOMPUTE=1 runs it again\.\n", capsys.readouterr().out
     )
 
 

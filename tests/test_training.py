@@ -558,12 +558,74 @@ def test_the_small_network_of_part_two_is_the_robust_one_that_its_docstring_desc
     assert 0.2 < adversarial_risk(network, data.x_test, data.y_test, 0.1, attacks=[pgd]).value < 0.35
 
 
-def test_the_networks_of_part_two_are_trained_by_chapter_5_s_recipe(monkeypatch):
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """Trainings of the book's networks that were asked for, in an empty cache, with the weights from before.
+
+    Each training is complete, and makes all numbers of the first layer those of its place in the order.
+    """
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     calls = []
-    monkeypatch.setattr("helpers.training.train", lambda *args, **options: calls.append((args, options)))
-    standard, robust = (book_network(name, "cpu") for name in BOOK_NETWORKS[:2])
+
+    def train(model, *args, epochs, **options):
+        calls.append((weights(model).clone(), args, {"epochs": epochs, **options}))
+        next(model.parameters()).data.fill_(len(calls))
+        model.eval()
+        return History(loss=[0.0] * epochs)
+
+    monkeypatch.setattr("helpers.training.train", train)
+    return calls
+
+
+def kept(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_network_of_part_two_is_trained_once(calls, tmp_path):
+    first, again = book_network("small", "cpu"), book_network("small", "cpu")
+    assert len(calls) == 1 and torch.equal(weights(first), weights(again)) and not again.training
+    assert len(kept(tmp_path)) == 1
+    book_network("standard", "cpu")
+    assert len(calls) == 2 and len(kept(tmp_path)) == 2
+
+
+def test_weights_of_other_code_threads_or_data_are_not_taken_for_those_of_a_network(calls, monkeypatch, data):
+    book_network("small", "cpu")
+    monkeypatch.setattr("torch.get_num_threads", lambda: 999)
+    book_network("small", "cpu")
+    monkeypatch.setattr("helpers.training.digits", lambda: data._replace(x_train=data.x_train / 2))
+    book_network("small", "cpu")
+    monkeypatch.setattr("helpers.training.__file__", __file__)
+    book_network("small", "cpu")
+    assert len(calls) == 4
+
+
+def test_a_damaged_file_is_trained_over_and_an_interrupted_training_not_kept(calls, monkeypatch, tmp_path):
+    first = book_network("small", "cpu")
+    (path,) = kept(tmp_path)
+    other = torch.load(path) | {"5.bias": torch.zeros(3)}  # the rest would be taken over
+    for number, damage in enumerate((path.read_bytes()[:1000], b"", other), 2):
+        path.write_bytes(damage) if isinstance(damage, bytes) else torch.save(damage, path)
+        assert not torch.equal(weights(book_network("small", "cpu")), weights(first)) and len(calls) == number
+        book_network("small", "cpu")
+        assert len(calls) == number and torch.equal(calls[-1][0], calls[0][0]), "trained from the usual weights"
+    path.unlink()
+    monkeypatch.setattr("helpers.training.train", lambda *args, **options: History(loss=[0.0]))
+    book_network("small", "cpu")
+    assert kept(tmp_path) == []
+
+
+def test_without_a_folder_to_write_a_network_of_part_two_is_trained_all_the_same(calls, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
+    assert not book_network("small", "cpu").training and len(calls) == 1
+
+
+def test_the_networks_of_part_two_are_trained_by_chapter_5_s_recipe(calls):
+    for name in BOOK_NETWORKS[:2]:
+        book_network(name, "cpu")
     chapter = (Path(__file__).parents[1] / "notebooks" / "05_min_max_training.ipynb").read_text()
-    (_, usual), ((_, x, _), ramped) = calls
+    (standard, _, usual), (robust, (x, _), ramped) = calls
     assert len(x) == 3500 and usual == {"epochs": 10}
     for said in (
         'settings = {"epochs": 12, "lr": 4e-3}',
@@ -578,7 +640,7 @@ def test_the_networks_of_part_two_are_trained_by_chapter_5_s_recipe(monkeypatch)
         "eps": 0.1,
     }
     assert ramped["attack"].keywords == {"loss": "cross_entropy", "steps": 5}
-    assert torch.equal(weights(standard), weights(robust))  # before training, the same
+    assert torch.equal(standard, robust)  # before training, the same
 
 
 def test_an_unknown_network_of_part_two_is_refused():

@@ -178,8 +178,8 @@ def plot_lines(
         axes.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale)
         for word, place in (marks or {}).items():
             axes.axvline(place, color="0.5", linestyle=":")
-            kept = {"rotation": 90, "ha": "right", "va": "bottom", "fontsize": 8}
-            axes.text(place, 0.07, word, transform=axes.get_xaxis_transform(), **kept)
+            kept = {"ha": "center", "va": "bottom", "fontsize": 8}  # above the axes, where no line crosses it
+            axes.text(place, 1.01, word, transform=axes.get_xaxis_transform(), **kept)
         if len(lines) > 1:
             axes.legend()
     _show(figure)

@@ -61,8 +61,19 @@ export function lossOf(kind, logits, k) {
     : logSumExp(logits, k, temperature(logits)) - logits[k];
 }
 
+/** The l2 and the l-inf norm. @param {Float32Array} vector */
+export function norms(vector) {
+  let sum = 0;
+  let largest = 0;
+  for (let i = 0; i < vector.length; i++) {
+    sum += vector[i] * vector[i];
+    largest = Math.max(largest, Math.abs(vector[i]));
+  }
+  return { length: Math.sqrt(sum), largest };
+}
+
 /** @param {Float32Array} vector */
-export const length = (vector) => Math.sqrt(vector.reduce((sum, value) => sum + value * value, 0));
+export const length = (vector) => norms(vector).length;
 
 /** Move `delta` along the gradient's steepest direction. @param {Float32Array} delta @param {Float32Array} gradient @param {Settings} settings */
 function climb(delta, gradient, { norm, stepSize, targeted }) {

@@ -1,6 +1,6 @@
 // @ts-check
 // The laboratory's first two benches: attack a classifier, find the smallest eps. The third is in bench_train.js.
-import { argmax, length, softmax } from "./attack.js";
+import { argmax, norms, softmax } from "./attack.js";
 import { trainBench } from "./bench_train.js";
 import { draw, drawDelta, imageOf, pngOf, savedImageOf } from "./picture.js";
 import { button, ask, loadBench, part, say, sizeOf } from "./page.js";
@@ -147,8 +147,8 @@ function showImages(image, delta, what) {
   draw(canvas("image"), part("compare").getAttribute("aria-pressed") === "true" && original ? original : image);
   drawDelta(canvas("delta"), delta ?? new Float32Array(image.length), AMPLIFIED);
   if (!delta) return part("delta-size").replaceChildren("no change yet");
-  const largest = delta.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-  part("delta-size").textContent = `largest change ${plain(255 * largest)} of 255, length ${plain(length(delta))}`;
+  const size = norms(delta);
+  part("delta-size").textContent = `largest change ${plain(255 * size.largest)} of 255, length ${plain(size.length)}`;
 }
 
 function showLosses() {

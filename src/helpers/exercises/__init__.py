@@ -15,7 +15,7 @@ from helpers.exercises.chapter_6 import check_distance, check_robust_gaussian, c
 from helpers.exercises.chapter_7 import MysteryDefence, check_eleventh, check_mystery, check_straight_through
 from helpers.exercises.chapter_8 import check_interval_layer, check_proved_by_any, check_relax_relu
 from helpers.exercises.chapter_9 import check_both_ends, check_two_cases
-from helpers.exercises.chapter_10 import check_merged_last, check_mixed_loss, check_small_box
+from helpers.exercises.chapter_10 import check_mixed_loss, check_small_box, check_worst_inputs
 from helpers.exercises.chapter_11 import check_draws_needed, check_linf_radius, check_radius
 from helpers.exercises.chapter_12 import check_follows, check_lift, check_other_class
 from helpers.exercises.chapter_13 import check_best_letters, check_longest, check_universal_step
@@ -40,7 +40,6 @@ __all__ = [
     "check_lift",
     "check_linf_radius",
     "check_longest",
-    "check_merged_last",
     "check_mixed_loss",
     "check_mystery",
     "check_other_class",
@@ -61,6 +60,7 @@ __all__ = [
     "check_trades_loss",
     "check_two_cases",
     "check_universal_step",
+    "check_worst_inputs",
     "check_worst_margin_l2",
     "progress",
 ]

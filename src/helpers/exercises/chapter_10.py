@@ -9,51 +9,35 @@ from torch.nn.functional import cross_entropy
 from helpers.exercises._check import Case, check
 
 
-def check_merged_last(
-    merged_last: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor], solution: bool = False
+def check_worst_inputs(
+    worst_inputs: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], solution: bool = False
 ) -> None:
-    """Exercise 10.1: takes W (K, d), b (K,), low and high (N, d), y (N,); returns bounds of the margins, (N, K)."""
+    """Exercise 10.1: takes W (K, d), low and high (N, d), y (N,); returns the worst input for each class, (N, K, d)."""
     W = torch.tensor([[1.0, -2.0], [3.0, 1.0], [2.0, -1.5]])
-    b = torch.tensor([0.5, -1.0, 0.25])
     low = torch.tensor([[0.0, 1.0], [-1.0, 0.5], [0.25, 0.25]])
-    high = torch.tensor([[1.0, 1.5], [1.0, 2.5], [0.25, 0.25]])
+    high = torch.tensor([[1.0, 1.5], [1.0, 2.5], [0.25, 0.75]])
     y = torch.tensor([0, 2, 1])
-    center, radius = (low + high) / 2, (high - low) / 2
-    D, d = W - W[y][:, None], b - b[y][:, None]
-
-    def at(point: Tensor) -> Tensor:
-        return (D @ point[:, :, None])[:, :, 0]
-
-    reach = (D.abs() @ radius[:, :, None])[:, :, 0]
-    middle, spread = center @ W.T + b, radius @ W.abs().T
-    own = middle.gather(1, y[:, None]) - spread.gather(1, y[:, None])
-    apart = middle + spread - own
-    at_y = apart.scatter(1, y[:, None], 0)
-    expected = at(center) + d + reach
-    hint = "Subtract row y of W from all rows and b_y from b first; then bound that layer by intervals, from above."
-    early = (
-        "You bounded the logits one by one and subtracted afterwards: logit k high and logit y low at once. The two "
-        "share their inputs, so subtract the rows first: W_k - W_y."
-    )
+    D, lower, upper = W - W[y][:, None], low[:, None], high[:, None]
+    expected = torch.where(D > 0, upper, lower)
+    alone = torch.where(W > 0, upper, lower)
+    hint = "Where W_k - W_y is positive the worst input is the upper end, elsewhere the lower one."
+    smallest = "At these inputs the margins are smallest. An attacker wants z_k - z_y large."
     mistakes = [
-        (apart, early),
-        (at_y, early),
-        (at(center) + d - reach, "These are lower bounds: the radius is added, not subtracted."),
-        (at(center) + reach, "The constants are missing: b_k - b_y."),
-        (at(center) + b + reach, "Of the constants, too, b_y is subtracted."),
         (
-            at(high) + d,
-            "All inputs at their upper ends: where W_k - W_y is negative, the worst input is the lower end.",
+            alone,
+            "These make logit k alone as large as it can be. The margin is z_k - z_y: subtract row y of W first, then "
+            "look at the signs.",
         ),
-        (at(center) + d + at(radius), "Radii add up, whatever the sign: |W_k - W_y|."),
-        (
-            at(center) + d + ((W.abs() - W[y].abs()[:, None]).abs() @ radius[:, :, None])[:, :, 0],
-            "The absolute value comes after the difference: |W_k - W_y|, not of |W_k| - |W_y|.",
-        ),
-        (-expected, "z_k - z_y, not z_y - z_k: a positive bound is bad news."),
+        (torch.where(D < 0, upper, lower), smallest),
+        (torch.where(D > 0, lower, upper), smallest),
+        (torch.where(D >= 0, upper, lower), "Where the two rows agree, take the lower end: D > 0, not D >= 0."),
+        (expected.amax(1), "Each class has a worst input of its own: shape (N, K, d)."),
     ]
-    told = "At k = y there is 0, as it must be. This layer is exact: its inputs may really go anywhere in the box."
-    check("10.1", merged_last, [Case((W, b, low, high, y), expected, hint, mistakes)], told, solution=solution)
+    told = (
+        "At these corners the bound is reached: for its box the last layer is exact. Whether any image in Delta(x) "
+        "leads to such a corner is another question."
+    )
+    check("10.1", worst_inputs, [Case((W, low, high, y), expected, hint, mistakes)], told, solution=solution)
 
 
 def check_mixed_loss(mixed_loss: Callable[[Tensor, Tensor, Tensor, float], Tensor], solution: bool = False) -> None:

@@ -58,7 +58,7 @@ def _not_other(other_class: Callable[[Tensor, torch.Generator], Tensor]) -> str:
     if got.min() < 0 or got.max() > 9:
         return f"classes go from 0 to 9; yours from {int(got.min())} to {int(got.max())}. Take the rest by 10, % 10."
     if kept := int((got == y).sum()):
-        what = "About a tenth: leave the true class out. (Drawn from 0 to 8? Then it must itself step on.)"
+        what = "About a tenth: leave the true class out. (Drawn from 0 to 8? The true class must step on, too.)"
         what = what if kept < 2000 else ""
         return f"{kept} of {len(y)} labels are the true class. " + (what or "Only wrong classes are wanted.")
     counts = torch.zeros(10, 10).index_put((y, got), torch.ones(len(y)), accumulate=True)

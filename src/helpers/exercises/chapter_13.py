@@ -11,7 +11,7 @@ from helpers.exercises._check import Case, check
 def check_universal_step(
     universal_step: Callable[[Tensor, Tensor, float, float], Tensor], solution: bool = False
 ) -> None:
-    """Exercise 13.1: takes delta (H, W), grads (N, H, W), step size and eps; returns the next delta, (H, W)."""
+    """Exercise 13.1: takes delta (H, W), grads (N, H, W), step size and eps; returns the next delta in l2, (H, W)."""
     delta = torch.tensor([[0.2, -0.1, 0.0], [0.05, 0.19, -0.2]])
     grads = torch.tensor(
         [
@@ -20,26 +20,39 @@ def check_universal_step(
             [[-0.25, 1.0, -1.0], [4.0, 0.5, -0.5]],
         ]
     )
-    step, eps = 0.05, 0.2
-    free = delta + step * grads.sum(0).sign()
-    expected = free.clamp(-eps, eps)
-    votes = grads.sign().sum(0)
-    mistakes = [
-        (free, "A pixel has left [-eps, eps]: project after the step."),
-        ((delta - step * grads.sum(0).sign()).clamp(-eps, eps), "That goes down. The attack wants a higher loss."),
-        (
-            (delta + step * votes.sign()).clamp(-eps, eps),
-            "You took the sign of each image's gradient first, which lets the images vote and forgets how much each of "
-            "them gains. The steepest step for the sum of the losses is the sign of the sum.",
-        ),
-        ((delta + step * votes / 3).clamp(-eps, eps), "First add the gradients of all images, then take one sign."),
-        ((delta + step * grads.mean(0)).clamp(-eps, eps), "The steepest step in l-inf is a sign, not the gradient."),
-        ((delta + step * grads.sum(0)).clamp(-eps, eps), "The steepest step in l-inf is a sign, not the gradient."),
-        ((step * grads.sum(0).sign()).clamp(-eps, eps), "You begin at 0 again: add the step to delta."),
+    total, lengths = grads.sum(0), grads.norm(dim=(1, 2), keepdim=True)
+    votes = (grads / lengths).sum(0)
+
+    def onto(free: Tensor, eps: float) -> Tensor:
+        return free * min(1.0, eps / free.norm().item())
+
+    def case(step: float, eps: float, hint: str) -> Case:
+        free = delta + step * total / total.norm()
+        raw = "The steepest step in l2 is the gradient divided by its length, times the step size."
+        mistakes = [
+            (free, "The perturbation has become longer than eps: project after the step."),
+            (onto(delta - step * total / total.norm(), eps), "That goes down. The attack wants a higher loss."),
+            (
+                onto(delta + step * votes / votes.norm(), eps),
+                "You made each image's gradient equally long first, which lets the images vote and forgets how much "
+                "each of them gains. The steepest step for the sum of the losses is the direction of the sum.",
+            ),
+            (onto(delta + step * votes / 3, eps), "First add the gradients of all images, then divide by one length."),
+            (onto(delta + step * total.sign(), eps), f"The sign is the steepest step in l-inf. {raw}"),
+            (onto(delta + step * total, eps), raw),
+            (onto(delta + step * grads.mean(0), eps), raw),
+            (free.clamp(-eps, eps), "Pixel by pixel is the projection of l-inf. In l2 the whole picture is scaled."),
+            (free * eps / free.norm(), "Inside the ball there is nothing to project: scale down, never up."),
+            (onto(step * total / total.norm(), eps), "You begin at 0 again: add the step to delta."),
+        ]
+        return Case((delta, grads, step, eps), onto(free, eps), hint, mistakes)
+
+    cases = [
+        case(0.05, 0.3, "One delta for all: add up the gradients, divide by the length, make a step, scale it to eps."),
+        case(0.05, 1.0, "Inside the ball there is nothing to project."),
     ]
-    hint = "One delta for all: add up the gradients, take the sign, make a step, clamp to [-eps, eps]."
-    told = "One sign for all images. That is all that is new."
-    check("13.1", universal_step, [Case((delta, grads, step, eps), expected, hint, mistakes)], told, solution=solution)
+    told = "One direction for all images: the rest is chapter 3."
+    check("13.1", universal_step, cases, told, solution=solution)
 
 
 def check_longest(longest: Callable[[int, int], int], solution: bool = False) -> None:

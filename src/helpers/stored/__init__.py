@@ -46,5 +46,6 @@ def stored(name: str, run: Callable[[], Any]) -> Any:
             f"nothing is stored as {name!r}: set {VARIABLE}=1 to run the experiment and keep its result"
         )
     kept = json.loads(path.read_text(encoding="utf-8"))
-    print(f"Stored: computed on {kept['date']} in {kept['seconds']:,} CPU s. {VARIABLE}=1 runs it again.")
+    print(f"Stored: computed on {kept['date']} in {kept['seconds']:,} CPU s.")
+    print(f"{VARIABLE}=1 runs it again.")
     return kept["result"]
