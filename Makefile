@@ -42,7 +42,7 @@ test execute new-chapter colab: export TQDM_DISABLE := 1
 test execute new-chapter colab: export OMP_NUM_THREADS := 1
 PARALLEL := --numprocesses=logical --dist
 # What nbval compares: outputs as text. Of a figure it compares that there is one.
-NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval.cfg
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with=tests/nbval.cfg
 JSLINT := oxlint --deny-warnings book/assets tools && tsc --project jsconfig.json
 # A test whose browser died or hung, and was killed, gets a second one; the report names it.
 AGAIN := --reruns 1 --only-rerun "Target.* closed" -rfER
